@@ -1,0 +1,42 @@
+# `make help` lists the targets. Everything runs from one environment, .venv, made from constraints.txt.
+PYTHON ?= python3.11
+UV := $(shell command -v uv 2>/dev/null || echo .boot/bin/uv)
+RUN := .venv/bin/python
+STAMP := .venv/.stamp
+
+.PHONY: help demo test test-fast lint bench clean pins
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+$(STAMP): constraints.txt
+	@echo "setting up .venv (once; about 6 GB)"
+	@command -v $(UV) >/dev/null || { $(PYTHON) -m venv .boot && .boot/bin/pip -q --disable-pip-version-check install uv 2>/dev/null; }
+	@$(UV) venv -q --clear --python 3.11 .venv
+	@$(UV) pip sync -q --python .venv/bin/python constraints.txt
+	@touch $@
+
+demo: $(STAMP) ## train lasps 1 → 3 → 2 on the simulated market and print the report
+	@$(RUN) train.py experiment=lasps_phase2
+	@$(RUN) evaluate.py run=latest:lasps_phase2
+
+test: $(STAMP) ## the whole test suite
+	@$(RUN) -m pytest -n 2 --dist loadscope
+
+test-fast: $(STAMP) ## the tests that take a minute together
+	@$(RUN) -m pytest -m fast
+
+lint: $(STAMP) ## style and import boundaries
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/lint-imports --no-logo 2>/dev/null || .venv/bin/lint-imports
+
+bench: $(STAMP) ## speed and memory against named baselines
+	@for file in benchmarks/lasps_*.py; do echo "== $$file"; $(RUN) $$file || exit 1; done
+
+pins: ## renew constraints.txt from pyproject.toml
+	@$(UV) pip compile -q pyproject.toml --all-extras --group dev --no-header --no-annotate --python-version 3.11 -o constraints.txt
+
+clean: ## remove the environment and caches; runs in outputs/ stay
+	rm -rf .venv .boot .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What two programmes need. Imports no programme."""

@@ -1,0 +1,106 @@
+"""What the trunk asks of every programme's data, and the loaders that make a run exactly resumable."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import numpy as np
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class EpochOrder(Sampler):
+    """Batches of indices whose order is a function of (seed, epoch) alone.
+
+    Nothing of it has to be saved: a resumed run skips the batches it has seen. With several processes each takes its
+    part of every global batch, so that the union is what one process would have seen.
+
+    Args:
+        num_samples: size of the data set.
+        batch_size: indices per batch and process.
+        epoch: the epoch to start with.
+        skip: batches of that epoch to leave out because they were seen before the run was resumed.
+        rank, world_size: this process and how many there are.
+    """
+
+    def __init__(
+        self, num_samples: int, batch_size: int, seed: int, epoch: int = 0, skip: int = 0, rank: int = 0,
+        world_size: int = 1,
+    ):  # fmt: skip
+        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+        self.epoch, self.resumed_epoch, self.skip = epoch, epoch, skip
+        self.rank, self.world_size = rank, world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.num_samples // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples)
+        if self.world_size > 1:  # equal parts for all processes, as collective operations need them
+            order = np.resize(order, -(-self.num_samples // self.world_size) * self.world_size)
+        start = self.skip if self.epoch == self.resumed_epoch else 0
+        for batch in range(start, len(self)):
+            whole = order[batch * self.batch_size * self.world_size : (batch + 1) * self.batch_size * self.world_size]
+            yield np.sort(whole[self.rank :: self.world_size])
+
+
+class InOrder(Sampler):
+    """All indices in order, in batches."""
+
+    def __init__(self, num_samples: int, batch_size: int):
+        self.num_samples, self.batch_size = num_samples, batch_size
+
+    def __len__(self) -> int:
+        return -(-self.num_samples // self.batch_size)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for start in range(0, self.num_samples, self.batch_size):
+            yield np.arange(start, min(start + self.batch_size, self.num_samples))
+
+
+class TrunkDataModule(LightningDataModule):
+    """Base of all data modules.
+
+    Subclasses load in `setup`, which may be called several times, and then offer:
+
+    Attributes:
+        data_source: "real" or "synthetic".
+        fingerprint: hash of everything the tensors depend on; two runs with equal fingerprints saw the same data.
+        facts: what the model has to know of the data (sizes, class counts), as plain values. The config refers to
+            them as `${facts.…}`.
+    """
+
+    data_source: Literal["real", "synthetic"]
+    fingerprint: str
+    facts: Mapping[str, Any]
+
+    def __init__(self, seed: int, batch_size: int, num_workers: int = 0):
+        super().__init__()
+        self.seed, self.batch_size, self.num_workers = seed, batch_size, num_workers
+
+    def shuffled(self, dataset: Dataset) -> DataLoader:
+        """Batches of a map-style data set that takes an array of indices; continues where a resumed run was."""
+        trainer = self.trainer
+        size, seed, rank, world = len(dataset), self.seed, trainer.global_rank, trainer.world_size
+        length = len(EpochOrder(size, self.batch_size, seed, world_size=world))
+        # `processed`: in a checkpoint written at a batch's end, `completed` is one behind
+        seen = trainer.fit_loop.epoch_loop.batch_progress.current.processed % length
+        epoch = trainer.fit_loop.epoch_progress.current.processed
+        order = EpochOrder(size, self.batch_size, seed, epoch, seen, rank, world)
+        return self._loader(dataset, order)
+
+    def in_order(self, dataset: Dataset) -> DataLoader:
+        """Batches of all samples, each once."""
+        return self._loader(dataset, InOrder(len(dataset), self.batch_size))
+
+    def _loader(self, dataset: Dataset, sampler: Sampler) -> DataLoader:
+        return DataLoader(
+            dataset, sampler=sampler, batch_size=None, collate_fn=_as_is, num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )  # fmt: skip
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,174 @@
+"""Checks a composed config before anything is loaded.
+
+The trunk's own keys are described by the dataclasses below. A node with a `_target_` is described by the signature of
+what it names: its parameters are the allowed keys, their annotations (`Literal`, `Annotated[int, Field(ge=1)]`) the
+allowed values. So a key, its type and its range are written once, where they are used.
+"""
+
+import inspect
+import typing
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+from common.errors import UserError, nearest
+
+STRICT = ConfigDict(extra="forbid")
+LOOSE = ConfigDict(arbitrary_types_allowed=True)
+Target = dict[str, Any]
+
+
+@dataclass(config=STRICT)
+class PathsConfig:
+    """Where data is read and runs are written."""
+
+    data_dir: str | None
+    output_dir: str
+
+
+@dataclass(config=STRICT)
+class PhaseConfig:
+    """What trains, how long, and from which weights it starts."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    trainable: list[str]
+    schedule: Target
+    init_from: str | None = None
+    patience: Annotated[int, Field(ge=1)] | None = None
+    gradient_clip: Annotated[float, Field(gt=0)] | None = None
+
+
+@dataclass(config=STRICT)
+class TrainConfig:
+    """The keys of train.yaml."""
+
+    name: str
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    monitor: str
+    mode: Literal["min", "max"]
+    parents: Literal["auto", "never"]
+    init_from: str | None
+    resume: str | None
+    run_dir: str
+    analysis: str
+    paths: PathsConfig
+    phase: PhaseConfig
+    data: Target
+    model: Target
+    loss: Target
+    optim: Target
+    module: Target
+    trainer: Target
+    callbacks: dict[str, Target]
+    logger: dict[str, Target]
+    facts: dict[str, Any] = Field(default_factory=dict)
+
+
+def validate(config: DictConfig) -> None:
+    """Check a config for unknown keys, wrong types, values out of range and missing values.
+
+    Values that refer to facts of the data (`${facts.…}`) are checked once those are known: call again then.
+
+    Raises:
+        UserError: naming the key, its value, what is allowed, and the nearest known name.
+    """
+    written = OmegaConf.to_container(config, resolve=False)
+    for key in _missing(written, ""):
+        raise UserError(f"{key}: has no default; pass {key}=….")
+    _check(TypeAdapter(TrainConfig), written, "", TrainConfig.__annotations__)
+    for path, node in _targets(config, ""):
+        _check_target(path, node, facts_known="facts" in config)
+
+
+def _missing(node: Any, path: str) -> Iterator[str]:
+    if node == "???":
+        yield path
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield from _missing(value, f"{path}.{key}" if path else key)
+
+
+def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+    """Every node with a `_target_`, and its path. References are not followed: what they name is met elsewhere."""
+    if isinstance(node, DictConfig) and "_target_" in node:
+        yield path, node
+    for key in node if isinstance(node, DictConfig) else range(len(node)):
+        if not OmegaConf.is_interpolation(node, key) and OmegaConf.is_config(node[key]):
+            yield from _targets(node[key], f"{path}.{key}" if path else str(key))
+
+
+def _check_target(path: str, node: DictConfig, facts_known: bool) -> None:
+    target = locate(path, node["_target_"])
+    parameters = inspect.signature(target).parameters
+    given = OmegaConf.to_container(node, resolve=False)
+    keys = [key for key in given if key not in ("_target_", "_partial_", "_convert_", "_recursive_")]
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        for key in keys:
+            if key not in parameters:
+                raise UserError(f"{path}.{key}: unknown key.{nearest(key, parameters)} Known: {', '.join(parameters)}.")
+    required = [name for name, parameter in parameters.items() if _required(parameter) and name not in given]
+    if required and not node.get("_partial_", False):
+        raise UserError(f"{path}.{required[0]}: missing; {node['_target_']} needs it.")
+    hints = _hints(target)
+    for key in keys:
+        if key in hints and (facts_known or "${facts." not in str(given[key])):
+            _check_value(hints[key], node, key, f"{path}.{key}")
+
+
+def _check_value(hint: Any, node: DictConfig, key: str, path: str) -> None:
+    value = node[key]
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value, resolve=True)
+        if "_target_" in str(value):  # to be instantiated: checked as a node of its own
+            return
+    try:
+        adapter = TypeAdapter(hint, config=None if _has_own_config(hint) else LOOSE)
+    except (PydanticSchemaGenerationError, PydanticUserError):  # a type that no plain value can have
+        return
+    _check(adapter, value, path, ())
+
+
+def _check(adapter: TypeAdapter, value: Any, path: str, known: Iterable[str]) -> None:
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier())
+        key = ".".join(part for part in (path, location) if part)
+        if first["type"] == "unexpected_keyword_argument":
+            owner, _, name = key.rpartition(".")
+            names = PhaseConfig.__annotations__ if owner == "phase" else known
+            raise UserError(f"{key}: unknown key.{nearest(name, names)} Known: {', '.join(names)}.") from None
+        raise UserError(f"{key}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
+
+
+def locate(path: str, target: str) -> Any:
+    """What a `_target_` names.
+
+    Raises:
+        UserError: if there is no such module or name in it.
+    """
+    try:
+        return get_object(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{path}._target_={target}: cannot be imported ({str(error).splitlines()[0]}).") from None
+
+
+def _required(parameter: inspect.Parameter) -> bool:
+    named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    return named and parameter.default is parameter.empty
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    except (NameError, TypeError):  # a library's annotations need not resolve
+        return {}
+
+
+def _has_own_config(hint: Any) -> bool:
+    return hasattr(hint, "__pydantic_config__") or hasattr(hint, "model_config")

@@ -1,0 +1,181 @@
+"""The lasps data modules: one per source, all with the same windows, splits and view."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+from torch.utils.data import DataLoader
+
+from common.data import TrunkDataModule
+from common.errors import UserError
+from common.files import hash_arrays, hash_record
+from common.losses import inverse_share_weights
+from lasps.data.bars import Bars
+from lasps.data.dataset import PanelDataset, StockDataset
+from lasps.data.features import compute_features
+from lasps.data.sectors import SectorScheme
+from lasps.data.simulated import SimulatedMarket
+from lasps.data.sources import KrxFiles, UsSample
+from lasps.data.splits import DateSplit
+from lasps.data.view import View
+from lasps.data.windows import Windowing, index_windows
+
+SPLITS = ("train", "val", "test")
+CLASSES = ("SELL", "HOLD", "BUY")
+
+
+class LaspsDataModule(TrunkDataModule):
+    """Labelled windows in three splits; subclasses fill `datasets` in `setup`.
+
+    Attributes:
+        datasets: "train", "val" and "test".
+        sectors: what the sector ids mean.
+        view: normalisation and charts, fitted on the training windows.
+    """
+
+    datasets: dict[str, StockDataset]
+    sectors: SectorScheme
+
+    def __init__(self, view: View, seed: int, batch_size: int, num_workers: int, data_dir: str | None):
+        super().__init__(seed, batch_size, num_workers)
+        self.view, self.data_dir, self.datasets = view, data_dir, {}
+
+    def setup(self, stage: str | None = None) -> None:
+        if not self.datasets:
+            self.load()
+            self.view.fit(self.datasets["train"])
+
+    def load(self) -> None:
+        """Fill `datasets`, `sectors`, `data_source`, `fingerprint` and `facts`."""
+        raise NotImplementedError
+
+    def describe(self, content: Sequence[Any], feature_version: str, counts: dict[str, int]) -> None:
+        """Set `fingerprint` and `facts` from the loaded data sets.
+
+        Args:
+            content: hashes of what the windows are made of.
+            counts: what was read and left out, by reason.
+        """
+        split_hashes = [
+            hash_arrays(data.labels, data.sector_ids) if data.date is None
+            else hash_arrays(data.labels, data.sector_ids, data.date, data.label_end, data.forward_return)
+            for data in self.datasets.values()
+        ]  # fmt: skip
+        self.fingerprint = hash_record([content, split_hashes, self.view.identity(), feature_version])
+        class_counts = np.bincount(self.datasets["train"].labels, minlength=len(CLASSES)).tolist()
+        self.facts = {
+            "num_sectors": len(self.sectors),
+            "sectors": list(self.sectors.english),
+            "num_features": 28,
+            "feature_version": feature_version,
+            "num_samples": {split: len(data) for split, data in self.datasets.items()},
+            "class_counts": class_counts,
+            "class_weights": inverse_share_weights(class_counts),
+            "counts": counts,
+        }
+
+    def train_dataloader(self) -> DataLoader:
+        return self.shuffled(self.datasets["train"])
+
+    def val_dataloader(self) -> DataLoader:
+        return self.in_order(self.datasets["val"])
+
+
+class BarsDataModule(LaspsDataModule):
+    """Windows cut from daily bars.
+
+    Args:
+        source: delivers the bars.
+        windowing: horizon, threshold and stride of the labelled windows.
+        split: dates of the three splits.
+    """
+
+    def __init__(
+        self, source: Any, windowing: Windowing, split: DateSplit, view: View, seed: int, batch_size: int,
+        num_workers: int, data_dir: str | None,
+    ):  # fmt: skip
+        super().__init__(view, seed, batch_size, num_workers, data_dir)
+        self.source, self.windowing, self.split = source, windowing, split
+
+    def load(self) -> None:
+        bars: Bars = self.source.load(self.data_dir)
+        features = compute_features(bars)
+        windows = index_windows(bars, features, self.windowing)
+        assigned = self.split.assign(windows.date, windows.label_end, np.unique(bars.date))
+        self.datasets = {
+            name: PanelDataset(features, windows, np.flatnonzero(assigned == number), bars.codes)
+            for number, name in enumerate(SPLITS)
+        }
+        self.sectors = bars.sectors
+        self.data_source = "synthetic" if bars.synthetic else "real"
+        counts = {**bars.counts, **windows.counts, "purged_windows": int((assigned < 0).sum())}
+        ends = [data.end_row for data in self.datasets.values()]
+        self.describe([hash_arrays(features, *ends), bars.sectors.version, *bars.codes], "v2", counts)
+
+
+class SimulatedData(BarsDataModule):
+    """Windows of the simulated market, see `lasps.data.simulated`.
+
+    Args:
+        market_seed: seed of the market; the run's seed leaves the data as it is.
+        signal: strength of the planted, sector-dependent signal; 0 is pure noise.
+    """
+
+    def __init__(
+        self,
+        windowing: Windowing,
+        split: DateSplit,
+        view: View,
+        seed: int,
+        batch_size: Annotated[int, Field(ge=1)],
+        num_workers: Annotated[int, Field(ge=0)],
+        data_dir: str | None,
+        market_seed: Annotated[int, Field(ge=0)] = 0,
+        signal: Annotated[float, Field(ge=0)] = 1.0,
+        num_sectors: Literal[13, 20] = 13,
+        stocks_per_sector: Annotated[int, Field(ge=1)] = 6,
+        start: str = "2019-07-01",
+        end: str = "2024-12-30",
+    ):
+        source = SimulatedMarket(market_seed, signal, num_sectors, stocks_per_sector, start, end)
+        super().__init__(source, windowing, split, view, seed, batch_size, num_workers, data_dir)
+
+
+class UsSampleData(BarsDataModule):
+    """Windows of the five American stocks that come with bokeh_sampledata."""
+
+    def __init__(
+        self,
+        windowing: Windowing,
+        split: DateSplit,
+        view: View,
+        seed: int,
+        batch_size: Annotated[int, Field(ge=1)],
+        num_workers: Annotated[int, Field(ge=0)],
+        data_dir: str | None,
+    ):
+        super().__init__(UsSample(), windowing, split, view, seed, batch_size, num_workers, data_dir)
+
+
+class KrxData(BarsDataModule):
+    """Windows of the bars in a user's files; the arguments of its own are those of `lasps.data.sources.KrxFiles`."""
+
+    def __init__(
+        self,
+        windowing: Windowing,
+        split: DateSplit,
+        view: View,
+        seed: int,
+        batch_size: Annotated[int, Field(ge=1)],
+        num_workers: Annotated[int, Field(ge=0)],
+        data_dir: str | None,
+        path: str,
+        sectors: str | None = None,
+        flows: str | None = None,
+        flow_unit: Literal["shares", "won"] = "shares",
+        max_daily_move: Annotated[float, Field(gt=0)] = 0.305,
+        num_sectors: Literal[13, 20] = 13,
+    ):
+        source = KrxFiles(path, sectors, flows, flow_unit, max_daily_move, num_sectors)
+        super().__init__(source, windowing, split, view, seed, batch_size, num_workers, data_dir)

@@ -1,0 +1,39 @@
+"""How a model sees a window: normalised series and drawn chart, made batched on the model's device."""
+
+from dataclasses import replace
+
+from lasps.charts import ChartRenderer
+from lasps.data.dataset import StockDataset, WindowBatch
+from lasps.normalise import Normalise
+
+OHLCV = slice(0, 5)
+
+
+class View:
+    """Turns a batch of raw windows into what the network takes.
+
+    Args:
+        normalise: scaling of the series.
+        charts: draws the candle charts; stored images take precedence.
+    """
+
+    def __init__(self, normalise: Normalise, charts: ChartRenderer):
+        self.normalise, self.charts = normalise, charts
+
+    def fit(self, dataset: StockDataset) -> None:
+        """Fit the statistics that the scaling needs, if any, on the training windows."""
+        if self.normalise.needs_fit:
+            batches = (range(start, min(start + 1024, len(dataset))) for start in range(0, len(dataset), 1024))
+            self.normalise.fit(dataset[list(batch)].series for batch in batches)
+
+    def __call__(self, batch: WindowBatch, draw: bool) -> WindowBatch:
+        """The batch with normalised series and, if `draw`, with charts."""
+        chart = batch.chart
+        if draw and chart is None:
+            chart = self.charts(batch.series[..., OHLCV])
+        normalise = self.normalise.to(batch.series.device)
+        return replace(batch, series=normalise(batch.series), chart=chart if draw else None)
+
+    def identity(self) -> list:
+        """What the view depends on, for fingerprints."""
+        return [type(self.normalise).__name__, vars(self.charts)]

@@ -4,6 +4,8 @@ UV := $(shell command -v uv 2>/dev/null || echo .boot/bin/uv)
 RUN := .venv/bin/python
 STAMP := .venv/.stamp
 
+unexport PYTHONDONTWRITEBYTECODE  # importing torch and lightning from bytecode takes a third of the time
+
 .PHONY: help demo test test-fast lint bench clean pins
 .DEFAULT_GOAL := help
 

@@ -38,8 +38,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         reason = "it holds pickled code, which is never executed" if "weights_only" in str(error) else "it is damaged"
         raise UserError(f"{path}: refused, {reason}; use a checkpoint written by train.py.") from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{path}: truncated or not a checkpoint ({str(error).splitlines()[0][:80]}).") from None
+    except Exception as error:  # bytes that are no checkpoint can make the reader fail in any way
+        reason = (str(error) or type(error).__name__).splitlines()[0][:80]
+        raise UserError(f"{path}: truncated or not a checkpoint ({reason}).") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path}: not a checkpoint of a run (no state_dict); use one written by train.py.")
     return checkpoint

@@ -65,7 +65,9 @@ def find_parent(config: DictConfig, train_run: Callable[[DictConfig, Run | None]
         if finished is None:
             _refuse_if_never(config, experiment)
             log.info(f"init_from={source}: no finished run on this data and model; training {experiment} first")
-            finished = train_run(parent_config, next((run for run in runs if same_run(run.config, parent_config)), None))
+            finished = train_run(
+                parent_config, next((run for run in runs if same_run(run.config, parent_config)), None)
+            )
     log.info(f"starting from {finished}")
     return Parent(finished.best, str(finished.path), experiment)
 

@@ -163,10 +163,10 @@ def git_state() -> dict:
 
 
 def find_runs(output_dir: Path | str, experiment: str) -> list[Run]:
-    """All runs of an experiment, newest first; those of sweeps lie one level deeper."""
+    """All runs of an experiment, the one begun last first; those of sweeps lie one level deeper."""
     folder = Path(output_dir) / experiment
     configs = [*folder.glob("*/config.yaml"), *folder.glob("*/*/config.yaml")]
-    return [Run(path.parent) for path in sorted(configs, key=lambda path: (path.stat().st_mtime_ns, path), reverse=True)]
+    return [Run(path.parent) for path in sorted(configs, reverse=True)]  # directories are named by time
 
 
 def resolve_run(spec: str, output_dir: Path | str) -> Run:
@@ -185,9 +185,9 @@ def resolve_run(spec: str, output_dir: Path | str) -> Run:
         if run.finished:
             return run
     known = sorted(path.name for path in Path(output_dir).glob("*") if path.is_dir())
-    unfinished = f" ({len(runs)} unfinished)" if runs else nearest(experiment, known)
+    hint = f" {len(runs)} unfinished." if runs else nearest(experiment, known)
     raise UserError(
-        f"run={spec}: no finished run below {display(Path(output_dir) / experiment)}{unfinished}. "
+        f"run={spec}: no finished run below {display(Path(output_dir) / experiment)}.{hint} "
         f"Train one with `python train.py experiment={experiment}`."
     )
 

@@ -137,13 +137,21 @@ def _check(adapter: TypeAdapter, value: Any, path: str, known: Iterable[str]) ->
         adapter.validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        location = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier())
-        key = ".".join(part for part in (path, location) if part)
+        key = ".".join([*([path] if path else []), *_location(value, first["loc"])])
         if first["type"] == "unexpected_keyword_argument":
             owner, _, name = key.rpartition(".")
             names = PhaseConfig.__annotations__ if owner == "phase" else known
             raise UserError(f"{key}: unknown key.{nearest(name, names)} Known: {', '.join(names)}.") from None
         raise UserError(f"{key}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
+
+
+def _location(value: Any, loc: tuple[int | str, ...]) -> Iterator[str]:
+    """The steps of a pydantic location that lead into `value`; others name alternatives of a type."""
+    for part in loc:
+        inside = isinstance(value, dict) and part in value or isinstance(value, list) and isinstance(part, int)
+        if inside:
+            value = value[part]
+            yield str(part)
 
 
 def locate(path: str, target: str) -> Any:

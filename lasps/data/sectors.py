@@ -29,8 +29,8 @@ class SectorScheme:
 
     @property
     def other(self) -> int:
-        """Id given to issues without a known sector: the last one, "other"."""
-        return len(self) - 1
+        """Id given to issues without a known sector: the first whose English name says "other", else the last."""
+        return next((number for number, name in enumerate(self.english) if "other" in name), len(self) - 1)
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def cached_arrays(
     folder: Path, key: Mapping[str, str], compute: Callable[[], Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """The arrays that `compute` returns, memory-mapped read-only; computed only if no entry has this key.
+    """The arrays that `compute` returns, memory-mapped (changes stay in memory); computed only if no entry has this key.
 
     An entry is complete when its `key.json` is there, which is written last; a damaged one is computed again.
 
@@ -48,6 +48,6 @@ def _read(entry: Path, key: Mapping[str, str]) -> dict[str, np.ndarray] | None:
         paths = {name: entry / f"{name}.npy" for name in record["bytes"]}
         if any(path.stat().st_size != record["bytes"][name] for name, path in paths.items()):
             return None
-        return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+        return {name: np.load(path, mmap_mode="c") for name, path in paths.items()}
     except (OSError, ValueError, KeyError):
         return None

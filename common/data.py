@@ -17,18 +17,17 @@ class EpochOrder(Sampler):
     Args:
         num_samples: size of the data set.
         batch_size: indices per batch and process.
-        epoch: the epoch to start with.
-        skip: batches of that epoch to leave out because they were seen before the run was resumed.
         rank, world_size: this process and how many there are.
     """
 
-    def __init__(
-        self, num_samples: int, batch_size: int, seed: int, epoch: int = 0, skip: int = 0, rank: int = 0,
-        world_size: int = 1,
-    ):  # fmt: skip
+    def __init__(self, num_samples: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
-        self.epoch, self.resumed_epoch, self.skip = epoch, epoch, skip
         self.rank, self.world_size = rank, world_size
+        self.start_at(0, 0)
+
+    def start_at(self, epoch: int, skip: int) -> None:
+        """Begin with `epoch` and leave out its first `skip` batches, which were seen before the run was resumed."""
+        self.epoch, self.resumed_epoch, self.skip = epoch, epoch, skip
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -82,14 +81,16 @@ class TrunkDataModule(LightningDataModule):
 
     def shuffled(self, dataset: Dataset) -> DataLoader:
         """Batches of a map-style data set that takes an array of indices; continues where a resumed run was."""
-        trainer = self.trainer
-        size, seed, rank, world = len(dataset), self.seed, trainer.global_rank, trainer.world_size
-        length = len(EpochOrder(size, self.batch_size, seed, world_size=world))
-        # `processed`: in a checkpoint written at a batch's end, `completed` is one behind
-        seen = trainer.fit_loop.epoch_loop.batch_progress.current.processed % length
-        epoch = trainer.fit_loop.epoch_progress.current.processed
-        order = EpochOrder(size, self.batch_size, seed, epoch, seen, rank, world)
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        order = EpochOrder(len(dataset), self.batch_size, self.seed, rank=rank, world_size=world)
+        order.start_at(*self.position(len(order)))
         return self._loader(dataset, order)
+
+    def position(self, num_batches: int) -> tuple[int, int]:
+        """Epoch, and batches of it that have been seen, where a fit begins: (0, 0) unless it is resumed."""
+        loop = self.trainer.fit_loop
+        # `processed`: in a checkpoint written at a batch's end, `completed` is one behind
+        return loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.processed % num_batches
 
     def in_order(self, dataset: Dataset) -> DataLoader:
         """Batches of all samples, each once."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 import lightning
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from common.checkpoints import load_network
 from common.data import TrunkDataModule
@@ -17,7 +17,6 @@ from common.errors import UserError
 from common.files import write_json
 from common.module import TrunkModule
 from common.rundir import Run, resolve_run
-from common.schema import locate
 from common.training import quiet_libraries
 
 log = logging.getLogger(__name__)

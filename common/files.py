@@ -10,6 +10,22 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from common.errors import UserError
+
+
+def locate_data(path: str, data_dir: str | None) -> Path:
+    """The file or folder `path`; a relative one is looked up below `data_dir`, then below the current directory.
+
+    Raises:
+        UserError: if it is at neither place, naming both.
+    """
+    places = list(dict.fromkeys(Path(root).absolute() / path for root in (data_dir, ".") if root is not None))
+    found = next((place for place in places if place.exists()), None)
+    if found is None:
+        tried = " or ".join(map(str, places))
+        raise UserError(f"{path}: nothing at {tried}; set paths.data_dir (or DATA_DIR), or give an absolute path.")
+    return found
+
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Call `write` on a temporary file beside `path`, flush it to disk, and rename it into place.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
 from hydra.utils import get_object
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
@@ -116,15 +116,14 @@ def _check_target(path: str, node: DictConfig, facts_known: bool) -> None:
     hints = _hints(target)
     for key in keys:
         if key in hints and (facts_known or "${facts." not in str(given[key])):
-            _check_value(hints[key], node, key, f"{path}.{key}")
+            _check_value(hints[key], node[key], f"{path}.{key}")
 
 
-def _check_value(hint: Any, node: DictConfig, key: str, path: str) -> None:
-    value = node[key]
+def _check_value(hint: Any, value: Any, path: str) -> None:
     if OmegaConf.is_config(value):
-        value = OmegaConf.to_container(value, resolve=True)
         if "_target_" in str(value):  # to be instantiated: checked as a node of its own
             return
+        value = OmegaConf.to_container(value, resolve=True)
     try:
         adapter = TypeAdapter(hint, config=None if _has_own_config(hint) else LOOSE)
     except (PydanticSchemaGenerationError, PydanticUserError):  # a type that no plain value can have
@@ -148,7 +147,7 @@ def _check(adapter: TypeAdapter, value: Any, path: str, known: Iterable[str]) ->
 def _location(value: Any, loc: tuple[int | str, ...]) -> Iterator[str]:
     """The steps of a pydantic location that lead into `value`; others name alternatives of a type."""
     for part in loc:
-        inside = isinstance(value, dict) and part in value or isinstance(value, list) and isinstance(part, int)
+        inside = (isinstance(value, dict) and part in value) or (isinstance(value, list) and isinstance(part, int))
         if inside:
             value = value[part]
             yield str(part)

@@ -22,7 +22,7 @@ from common.files import write_json
 from common.module import TrunkModule
 from common.parents import INHERITED, find_parent
 from common.recorder import Diverged, GracefulStop, Recorder, Stopped
-from common.rundir import Run, display, first_line
+from common.rundir import Run, first_line
 from common.schema import validate
 
 log = logging.getLogger(__name__)
@@ -198,6 +198,7 @@ def quiet_libraries() -> None:
         ".*number of training batches .* is smaller than the logging interval.*",
         ".*trying to infer the `batch_size`.*",
         ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*overridden `on_after_batch_transfer` in `LightningModule`.*",
         ".*Checkpoint directory .* exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", message=message)

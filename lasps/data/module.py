@@ -8,9 +8,9 @@ from pydantic import Field
 from torch.utils.data import DataLoader
 
 from common.data import TrunkDataModule
-from common.errors import UserError
-from common.files import hash_arrays, hash_record
+from common.files import hash_arrays, hash_record, locate_data, read_json
 from common.losses import inverse_share_weights
+from lasps.data.arrays import identity, purge, read_arrays
 from lasps.data.bars import Bars
 from lasps.data.dataset import PanelDataset, StockDataset
 from lasps.data.features import compute_features
@@ -32,6 +32,7 @@ class LaspsDataModule(TrunkDataModule):
         datasets: "train", "val" and "test".
         sectors: what the sector ids mean.
         view: normalisation and charts, fitted on the training windows.
+        loaders: "train" and "val" where a module trains on something made of the windows instead of the windows.
     """
 
     datasets: dict[str, StockDataset]
@@ -39,7 +40,7 @@ class LaspsDataModule(TrunkDataModule):
 
     def __init__(self, view: View, seed: int, batch_size: int, num_workers: int, data_dir: str | None):
         super().__init__(seed, batch_size, num_workers)
-        self.view, self.data_dir, self.datasets = view, data_dir, {}
+        self.view, self.data_dir, self.datasets, self.loaders = view, data_dir, {}, {}
 
     def setup(self, stage: str | None = None) -> None:
         if not self.datasets:
@@ -76,10 +77,10 @@ class LaspsDataModule(TrunkDataModule):
         }
 
     def train_dataloader(self) -> DataLoader:
-        return self.shuffled(self.datasets["train"])
+        return self.loaders.get("train") or self.shuffled(self.datasets["train"])
 
     def val_dataloader(self) -> DataLoader:
-        return self.in_order(self.datasets["val"])
+        return self.loaders.get("val") or self.in_order(self.datasets["val"])
 
 
 class BarsDataModule(LaspsDataModule):
@@ -179,3 +180,37 @@ class KrxData(BarsDataModule):
     ):
         source = KrxFiles(path, sectors, flows, flow_unit, max_daily_move, num_sectors)
         super().__init__(source, windowing, split, view, seed, batch_size, num_workers, data_dir)
+
+
+class ArraysData(LaspsDataModule):
+    """Windows in the array format of the specification, section 5, split by folder.
+
+    Args:
+        path: holds train, val, test and sectors.json; relative to the data directory or the current one.
+        charts: `stored` images of the folder, or `drawn` from the series.
+        embargo: sessions between the end of the last label of a split and the next split.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        seed: int,
+        batch_size: Annotated[int, Field(ge=1)],
+        num_workers: Annotated[int, Field(ge=0)],
+        data_dir: str | None,
+        path: str,
+        charts: Literal["stored", "drawn"] = "stored",
+        embargo: Annotated[int, Field(ge=0)] = 5,
+    ):
+        super().__init__(view, seed, batch_size, num_workers, data_dir)
+        self.path, self.charts, self.embargo = path, charts, embargo
+
+    def load(self) -> None:
+        folder = locate_data(self.path, self.data_dir)
+        self.datasets, self.sectors = read_arrays(folder, self.charts == "stored")
+        dated = all(data.date is not None for data in self.datasets.values())
+        purged = purge(self.datasets, self.embargo) if dated else 0
+        manifest = folder / "manifest.json"
+        self.data_source = read_json(manifest).get("data_source", "real") if manifest.is_file() else "real"
+        version = self.datasets["train"].feature_version
+        self.describe([identity(folder), self.charts], version, {"purged_windows": purged})

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import UserError, nearest
+from common.files import locate_data
 from lasps.data.sectors import LASPS13, LASPS20, LASPS20_TO_13, SCHEMES, SectorScheme
 
 # what each field is called in files, preferred names first; in lower case, with _ for blanks
@@ -109,11 +110,7 @@ def find_files(path: str, data_dir: str | None) -> list[Path]:
     Raises:
         UserError: if nothing is there, or no file of a known format.
     """
-    places = list(dict.fromkeys(Path(root).absolute() / path for root in (data_dir, ".") if root is not None))
-    found = next((place for place in places if place.exists()), None)
-    if found is None:
-        tried = " or ".join(map(str, places))
-        raise UserError(f"{path}: nothing at {tried}; set paths.data_dir (or DATA_DIR), or give an absolute path.")
+    found = locate_data(path, data_dir)
     files = [found] if found.is_file() else sorted(file for file in found.rglob("*") if file.is_file())
     tables = [file for file in files if file.name.endswith(FORMATS)]
     if not tables:

@@ -9,14 +9,18 @@ from common.data import EpochOrder, InOrder
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 50), st.integers(1, 9), st.integers(0, 3), st.integers(0, 5))
 def test_an_epoch_holds_every_sample_once(num_samples, batch_size, seed, epoch):
-    batches = list(EpochOrder(num_samples, batch_size, seed, epoch))
+    order = EpochOrder(num_samples, batch_size, seed)
+    order.set_epoch(epoch)
+    batches = list(order)
     assert sorted(np.concatenate(batches)) == list(range(num_samples))
     assert len(batches) == len(EpochOrder(num_samples, batch_size, seed))
 
 
 def test_order_depends_on_seed_and_epoch_only():
     def first(seed, epoch):
-        return next(iter(EpochOrder(100, 10, seed, epoch))).tolist()
+        order = EpochOrder(100, 10, seed)
+        order.set_epoch(epoch)
+        return next(iter(order)).tolist()
 
     assert first(0, 0) == first(0, 0)
     assert first(0, 0) != first(0, 1)
@@ -24,8 +28,9 @@ def test_order_depends_on_seed_and_epoch_only():
 
 
 def test_a_resumed_epoch_continues_and_the_next_is_whole():
-    order = EpochOrder(20, 3, seed=5, epoch=2, skip=4)
-    whole = EpochOrder(20, 3, seed=5, epoch=2)
+    order, whole = EpochOrder(20, 3, seed=5), EpochOrder(20, 3, seed=5)
+    order.start_at(2, skip=4)
+    whole.set_epoch(2)
     assert [batch.tolist() for batch in order] == [batch.tolist() for batch in whole][4:]
     order.set_epoch(3)
     assert len(list(order)) == len(order) == 7

@@ -1,0 +1,324 @@
+"""What `evaluate.py` can say of lasps runs."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.checkpoints import load_network, read_checkpoint
+from common.errors import UserError
+from common.evaluation import LoadedRun, Split, load_run
+from common.files import write_text
+from common.metrics import classification_report, classification_scores, compare_classifiers, confusion_matrix
+from common.plots import plot_confusion, plot_intervals, plot_learning_curves
+from common.report import format_table, verdict
+from common.rundir import Run
+from common.stats import bootstrap_sums, date_blocks, paired_difference, seed_interval
+from lasps.data.dataset import StockDataset
+from lasps.data.module import CLASSES
+
+COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
+MIN_BLOCKS = 10  # fewer blocks of dates give no usable interval
+
+
+@dataclass
+class Predictions:
+    """What a model says of N windows.
+
+    Attributes:
+        logits: (N, 3) float32.
+        probabilities: (N, 3) float64, rows sum to 1.
+        loss: mean training loss of the run's own loss function.
+    """
+
+    logits: np.ndarray
+    probabilities: np.ndarray
+    loss: float
+
+
+def predict(loaded: LoadedRun, split: Split) -> Predictions:
+    """Predictions of a loaded run for all windows of a split, in the data set's order."""
+    module, data = loaded.module, loaded.data
+    logits = torch.cat(list(_logits(loaded, data.datasets[split])))
+    labels = torch.as_tensor(data.datasets[split].labels)
+    loss = module.loss.cpu().per_sample(logits, labels).double().mean().item()
+    return Predictions(logits.numpy(), logits.double().softmax(1).numpy(), loss)
+
+
+@torch.inference_mode()
+def _logits(loaded: LoadedRun, dataset: StockDataset) -> Iterator[torch.Tensor]:
+    module = loaded.module
+    for batch in loaded.data.in_order(dataset):
+        batch = loaded.data.view(batch.to(module.device), module.network.use_chart_cnn)
+        yield module.logits(batch).float().cpu()
+
+
+def parent_of(loaded: LoadedRun) -> LoadedRun | None:
+    """The run or checkpoint that a run started from, judged with the head that it had trained; None if there is none."""
+    parent = loaded.run.environment["parent"]
+    if parent is None:
+        return None
+    if not Path(parent["checkpoint"]).is_file():
+        raise UserError(f"{loaded.run}: its parent checkpoint {parent['checkpoint']} is gone.")
+    before = load_run(loaded.run, data=loaded.data)
+    load_network(before.module, Path(parent["checkpoint"]))
+    before.module.head = "sector" if before.module.network.heads_trained.any() else "common"
+    return before
+
+
+def validation(runs: list[Run], split: Split, output: Path, data_dir: str | None) -> dict[str, Any]:
+    """The report of section 9 of the specification on one run.
+
+    Scores overall, per class and per sector with intervals by blocks of five sessions, the constant predictor beside
+    them, and before/after: the parent run on the same rows, paired.
+
+    Raises:
+        UserError: for more than one run.
+    """
+    if len(runs) != 1:
+        raise UserError(f"analysis=lasps/validation judges one run; {len(runs)} given. See analysis=lasps/phase_gain.")
+    loaded = load_run(runs[0], data_dir)
+    dataset, prior = loaded.data.datasets[split], loaded.data.facts["class_counts"]
+    after, blocks = predict(loaded, split), _blocks(dataset)
+    report = classification_report(dataset.labels, after.probabilities, class_names=CLASSES, prior=prior, groups=blocks)
+    before = parent_of(loaded)
+    earlier = None if before is None else predict(before, split)
+    summary = {
+        "checkpoint": str(runs[0].best),
+        "head": loaded.module.head,
+        "data_source": loaded.data.data_source,
+        "loss": after.loss,
+        **report,
+        "before_after": None if earlier is None else _before_after(dataset, earlier, after, blocks),
+        "sectors": _per_sector(loaded, dataset, earlier, after),
+    }
+    _figures(runs[0], output, summary)
+    write_text(output / "report.md", _report(loaded, split, summary))
+    return summary
+
+
+def phase_gain(runs: list[Run], split: Split, output: Path, data_dir: str | None) -> dict[str, Any]:
+    """What the last phase adds over its parent, over several runs that differ in their seed; chance beside it.
+
+    For each run the scores before (its parent) and after on the same rows; over the runs the paired difference with a
+    t interval, and the skill over chance: balanced accuracy − 1/3, MCC, and the log-loss gain over the class prior.
+
+    Raises:
+        UserError: for fewer than two runs, runs on different data, or a run without parent.
+    """
+    if len(runs) < 2:
+        raise UserError("analysis=lasps/phase_gain compares over seeds; pass run=[DIR,DIR,…] or a sweep directory.")
+    rows, data = [], None
+    for run in runs:
+        loaded = load_run(run, data_dir, data)
+        data, before = loaded.data, parent_of(loaded)
+        if before is None:
+            raise UserError(f"{run}: started from random weights; there is nothing to compare it with.")
+        rows.append(
+            {"seed": loaded.config.seed} | _scores_of(before, split, "before") | _scores_of(loaded, split, "after")
+        )
+    gains = {
+        name: paired_difference([row[f"before/{name}"] for row in rows], [row[f"after/{name}"] for row in rows])
+        for name in COMPARED
+    }
+    skill = {
+        "balanced_accuracy − 1/3": seed_interval([row["after/balanced_accuracy"] - 1 / 3 for row in rows]),
+        "mcc": seed_interval([row["after/mcc"] for row in rows]),
+        "log_loss gain over the prior": seed_interval([row["after/log_loss_gain"] for row in rows]),
+    }
+    write_text(output / "report.md", _gain_report(split, rows, gains, skill))
+    return {
+        "seeds": rows,
+        "gain": {name: interval.as_dict() for name, interval in gains.items()},
+        "skill": {name: interval.as_dict() for name, interval in skill.items()},
+    }
+
+
+def _scores_of(loaded: LoadedRun, split: Split, when: str) -> dict[str, float]:
+    dataset = loaded.data.datasets[split]
+    probabilities = predict(loaded, split).probabilities
+    prior = loaded.data.facts["class_counts"]
+    report = classification_report(dataset.labels, probabilities, class_names=CLASSES, prior=prior)
+    return {f"{when}/{name}": report[name] for name in (*COMPARED, "mcc", "log_loss_gain")}
+
+
+def _blocks(dataset: StockDataset) -> np.ndarray | None:
+    if dataset.date is None:
+        return None
+    blocks = date_blocks(dataset.date)
+    return blocks if blocks.max() + 1 >= MIN_BLOCKS else None
+
+
+def _before_after(
+    dataset: StockDataset, before: Predictions, after: Predictions, blocks: np.ndarray | None
+) -> dict[str, Any]:
+    scores = {
+        when: classification_scores(confusion_matrix(dataset.labels, each.logits.argmax(1), len(CLASSES)))
+        for when, each in (("before", before), ("after", after))
+    }
+    result = {
+        when: {name: float(each[name]) for name in ("accuracy", "balanced_accuracy", "macro_f1")}
+        for when, each in scores.items()
+    }
+    result["before"]["loss"], result["after"]["loss"] = before.loss, after.loss
+    if blocks is not None:
+        differences = compare_classifiers(dataset.labels, before.probabilities, after.probabilities, blocks)
+        result["difference"] = {name: interval.as_dict() for name, interval in differences.items()}
+        result["verdict"] = verdict(differences["balanced_accuracy"], "this phase improves balanced accuracy")
+    return result
+
+
+def _per_sector(
+    loaded: LoadedRun, dataset: StockDataset, before: Predictions | None, after: Predictions
+) -> list[dict[str, Any]]:
+    status = head_status(loaded.run)
+    rows = []
+    for sector, name in enumerate(loaded.data.sectors.english):
+        chosen = dataset.get_sector_indices(sector)
+        row = {"sector": sector, "name": name, "n": len(chosen), "head": status.get(sector, loaded.module.head)}
+        if len(chosen):
+            labels, predicted = dataset.labels[chosen], after.logits[chosen].argmax(1)
+            confusion = confusion_matrix(labels, predicted, len(CLASSES))
+            scores = classification_scores(confusion)
+            row |= {key: float(scores[key]) for key in ("accuracy", "balanced_accuracy", "macro_f1")}
+            row["class_counts"] = dict(zip(CLASSES, confusion.sum(1).tolist()))
+            row["interval"] = _sector_interval(dataset, chosen, predicted)
+        if len(chosen) and before is not None:
+            earlier = confusion_matrix(labels, before.logits[chosen].argmax(1), len(CLASSES))
+            row["balanced_accuracy_before"] = float(classification_scores(earlier)["balanced_accuracy"])
+        rows.append(row)
+    return rows
+
+
+def _sector_interval(dataset: StockDataset, chosen: np.ndarray, predicted: np.ndarray) -> dict[str, Any] | None:
+    if dataset.date is None:
+        return None
+    blocks = date_blocks(dataset.date[chosen])
+    if blocks.max() + 1 < MIN_BLOCKS:
+        return None
+    counts = confusion_matrix(dataset.labels[chosen], predicted, len(CLASSES), blocks)
+    return bootstrap_sums(lambda sums: classification_scores(sums)["balanced_accuracy"], counts).as_dict()
+
+
+def head_status(run: Run) -> dict[int, str]:
+    """What phase 2 did with each sector's head; empty for a run of another phase."""
+    epochs = read_checkpoint(run.best)["state_dict"].get("head_epoch")
+    if epochs is None:
+        return {}
+    words = {-1: "skipped, too few samples", 0: "kept, no epoch was better"}
+    return {sector: words.get(epoch, f"trained, epoch {epoch}") for sector, epoch in enumerate(epochs.tolist())}
+
+
+def _figures(run: Run, output: Path, summary: dict[str, Any]) -> None:
+    with open(run.path / "metrics.csv", encoding="utf-8") as file:
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    figures = output / "figures"
+    title = f"{run.config.name}: losses by epoch"
+    plot_learning_curves(rows, figures / "learning_curves.png", ["train/loss", "val/loss"], title)
+    scores = f"balanced accuracy {summary['balanced_accuracy']:.3f}, constant predictor 0.333"
+    plot_confusion(np.array(summary["confusion"]), CLASSES, figures / "confusion.png", scores)
+    judged = [row for row in summary["sectors"] if row.get("interval")]
+    if judged:
+        names = [f"{row['name']} (n = {row['n']})" for row in judged]
+        title = "Balanced accuracy by sector"
+        intervals = [_interval(row["interval"]) for row in judged]
+        plot_intervals(names, intervals, figures / "sectors.png", title, "balanced accuracy", reference=1 / 3)
+
+
+def _interval(record: dict[str, Any]) -> Any:
+    from common.stats import Interval
+
+    return Interval(**record)
+
+
+def _report(loaded: LoadedRun, split: Split, summary: dict[str, Any]) -> str:
+    config, run = loaded.config, loaded.run
+    source = "**simulated data**" if summary["data_source"] == "synthetic" else "real data"
+    constant, intervals = summary["constant_predictor"], summary["intervals"]
+    scores = [
+        [name, summary[name], _range(intervals.get(name)), constant.get(name)]
+        for name in ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss")
+    ]
+    classes = [
+        [name, summary["class_counts"][name], *(summary[key][name] for key in ("class_accuracy", "precision", "f1"))]
+        for name in CLASSES
+    ]
+    parts = [
+        f"# {config.name} on the {split} split\n",
+        f"Run `{run}`, checkpoint `{run.best.name}`, head `{summary['head']}`, {source} "
+        f"(fingerprint {config.facts.fingerprint}), N = {summary['n']}, loss {summary['loss']:.4f}.\n",
+        "## Scores\n",
+        "Intervals: 95 %, bootstrap by blocks of five sessions. The constant predictor always says "
+        f"{constant['class']}, the most frequent class in training.\n",
+        format_table(scores, ["score", "model", "95 % interval", "constant"]),
+        _skill_sentence(summary),
+        "\n## Classes\n",
+        format_table(classes, ["class", "N", "accuracy (recall)", "precision", "F1"]),
+        "\n## Confusion matrix (rows actual)\n",
+        format_table(
+            [[name, *row] for name, row in zip(CLASSES, summary["confusion"])], ["actual \\ predicted", *CLASSES]
+        ),
+        _before_after_text(summary["before_after"], run),
+        "\n## Sectors\n",
+        format_table([_sector_row(row) for row in summary["sectors"]],
+                     ["sector", "N", "head", "accuracy", "balanced", "before", "macro-F1", "95 % of balanced"]),
+        "\n![learning curves](figures/learning_curves.png)\n![confusion](figures/confusion.png)\n",
+    ]  # fmt: skip
+    return "\n".join(parts)
+
+
+def _skill_sentence(summary: dict[str, Any]) -> str:
+    interval = summary["intervals"].get("balanced_accuracy")
+    if interval is None:
+        return "\nToo few sessions, or no dates, for an interval: nothing can be said about skill.\n"
+    if interval["low"] > 1 / 3:
+        return "\nBalanced accuracy is above chance (1/3): its interval lies above.\n"
+    return "\nNo evidence of skill: the interval of balanced accuracy is not above chance (1/3).\n"
+
+
+def _before_after_text(comparison: dict[str, Any] | None, run: Run) -> str:
+    if comparison is None:
+        return "\nThe run started from random weights: there is no earlier phase to compare with.\n"
+    parent = run.environment["parent"]
+    difference = comparison.get("difference", {})
+    rows = [
+        [name, comparison["before"].get(name), comparison["after"].get(name), _range(difference.get(name))]
+        for name in ("loss", "accuracy", "balanced_accuracy", "macro_f1")
+    ]
+    table = format_table(rows, ["score", "before", "after", "95 % of the difference, paired"])
+    origin = parent["experiment"] or parent["checkpoint"]
+    return f"\n## Before ({origin}) and after, on the same rows\n\n{table}\n{comparison.get('verdict', '')}\n"
+
+
+def _range(interval: dict[str, Any] | None) -> str:
+    return "–" if interval is None else f"[{interval['low']:.4f}, {interval['high']:.4f}]"
+
+
+def _sector_row(row: dict[str, Any]) -> list[Any]:
+    keys = ("accuracy", "balanced_accuracy", "balanced_accuracy_before", "macro_f1")
+    return [row["name"], row["n"], row["head"], *(row.get(key) for key in keys), _range(row.get("interval"))]
+
+
+def _gain_report(split: Split, rows: list[dict[str, float]], gains: dict[str, Any], skill: dict[str, Any]) -> str:
+    header = ["seed", *(f"{when} {name}" for name in COMPARED for when in ("before", "after"))]
+    table = [
+        [row["seed"], *(row[f"{when}/{name}"] for name in COMPARED for when in ("before", "after"))] for row in rows
+    ]
+    lower_is_better = {"log_loss"}
+    sentences = [
+        verdict(gain, f"the last phase improves {name}", "lower" if name in lower_is_better else "higher")
+        for name, gain in gains.items()
+    ]
+    return "\n".join(
+        [
+            f"# What the last phase adds, {split} split, {len(rows)} seeds\n",
+            format_table(table, header),
+            "\n".join(f"- {sentence}" for sentence in sentences),
+            "\n## Skill over chance after the last phase, t interval over seeds\n",
+            "\n".join(f"- {name}: {interval}" for name, interval in skill.items()) + "\n",
+        ]
+    )

@@ -1,0 +1,55 @@
+"""Every experiment composes, and everything its config names exists where it may."""
+
+import re
+
+import pytest
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from common.config import CONF, compose, options, summary_line
+from common.schema import validate
+
+LIBRARIES = ("torch", "lightning", "torchmetrics")
+PROGRAMMES = ("lasps", "nandseq", "kfashion", "ssmo", "redheart")
+FILES = sorted(CONF.rglob("*.yaml"))
+
+
+def targets(node):
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"]
+        for value in node.values():
+            yield from targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from targets(value)
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_composes_and_is_valid(name):
+    config = compose(name)
+    validate(config)
+    assert config.name == name
+    assert name.startswith(tuple(f"{programme}_" for programme in PROGRAMMES))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
+def test_every_file_says_what_it_is(path):
+    assert len(summary_line(path)) > 15
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
+def test_every_target_exists_and_stays_inside(path):
+    here = path.relative_to(CONF).parts
+    own = next((name for name in PROGRAMMES if any(re.match(rf"{name}(\b|_)", part) for part in here)), None)
+    for target in targets(OmegaConf.to_container(OmegaConf.load(path), resolve=False)):
+        assert get_object(target) is not None
+        assert target.split(".")[0] in {"common", own, *LIBRARIES}, f"{target} is outside"
+
+
+@pytest.mark.parametrize("group", ["data", "model", "loss"])
+def test_every_option_of_lasps_composes(group):
+    for option in options(group):
+        if option.startswith("lasps/") and "/parts/" not in option:
+            path = ["data.path=somewhere"] if option in ("lasps/krx", "lasps/arrays") else []
+            validate(compose("lasps_phase1", [f"{group}={option}", *path]))

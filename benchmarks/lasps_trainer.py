@@ -1,6 +1,6 @@
 """What the trunk costs: a phase-1 fit through Trainer and recorder against a bare PyTorch loop over the same batches.
 
-Bar: at most 1.10 times the CPU time. Both train and validate the same epochs; run with `python benchmarks/lasps_trainer.py`.
+Bar: at most 1.10 times the CPU time. Both train and validate the same epochs. `python benchmarks/lasps_trainer.py`
 """
 
 import sys
@@ -13,14 +13,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from common.config import compose
 from common.data import EpochOrder
 from common.module import TrunkModule
 from common.recorder import GracefulStop
 from common.rundir import Run
-from common.training import quiet_libraries, train_run
+from common.training import add_facts, quiet_libraries, train_run
 
 EPOCHS, ROUNDS = 2, 3
 
@@ -63,8 +63,8 @@ def main() -> None:
             started = time.process_time()
             train_run(config, Run.create(Path(folder) / "run"), GracefulStop(), [], data)
             seconds["trunk"].append(time.process_time() - started)
-            with_facts = OmegaConf.merge(config, {"facts": data.facts})
-            module = instantiate(with_facts.module, _convert_="all")
+            add_facts(config, data)
+            module = instantiate(config.module, _convert_="all")
             started = time.process_time()
             bare_loop(config, data, module)
             seconds["bare loop"].append(time.process_time() - started)

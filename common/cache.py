@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def cached_arrays(
     folder: Path, key: Mapping[str, str], compute: Callable[[], Mapping[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """The arrays that `compute` returns, memory-mapped (changes stay in memory); computed only if no entry has this key.
+    """The arrays that `compute` returns, memory-mapped; computed only if no entry has this key.
 
     An entry is complete when its `key.json` is there, which is written last; a damaged one is computed again.
 

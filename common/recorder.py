@@ -176,7 +176,7 @@ class StepSeed(Callback):
         key = [self.seed, trainer.current_epoch, batch_idx, trainer.global_rank]
         state = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
         torch.manual_seed(state)
-        np.random.seed(state % 2**32)
+        np.random.seed(state % 2**32)  # noqa: NPY002  (libraries draw from it)
         random.seed(state)
 
 

@@ -83,7 +83,8 @@ def train_run(
 def _fit(config: DictConfig, run: Run, stop: GracefulStop, typed: list[str], data: TrunkDataModule | None) -> None:
     data = data or instantiate(config.data, _convert_="all")
     data.setup("fit")
-    _add_facts(config, data, run)
+    _check_unchanged(config, data, run)
+    add_facts(config, data)
     validate(config)
     parent = None
     if not run.last.is_file():
@@ -135,14 +136,18 @@ def _resumed(directory: str, typed: list[str]) -> tuple[Run, DictConfig]:
     return run, config
 
 
-def _add_facts(config: DictConfig, data: TrunkDataModule, run: Run) -> None:
+def add_facts(config: DictConfig, data: TrunkDataModule) -> None:
+    """Put what only the data knows into the config, so that all of it can be resolved."""
+    facts = {**data.facts, "fingerprint": data.fingerprint, "data_source": data.data_source}
+    OmegaConf.update(config, "facts", facts, merge=False, force_add=True)
+
+
+def _check_unchanged(config: DictConfig, data: TrunkDataModule, run: Run) -> None:
     if "facts" in config and config.facts.fingerprint != data.fingerprint:
         raise UserError(
             f"{run}: the data has changed since the run began (fingerprint {config.facts.fingerprint} then, "
             f"{data.fingerprint} now); start a new run."
         )
-    facts = {**data.facts, "fingerprint": data.fingerprint, "data_source": data.data_source}
-    OmegaConf.update(config, "facts", facts, merge=False, force_add=True)
 
 
 def _trainer(config: DictConfig) -> tuple[lightning.Trainer, Recorder]:

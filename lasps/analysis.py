@@ -58,7 +58,7 @@ def _logits(loaded: LoadedRun, dataset: StockDataset) -> Iterator[torch.Tensor]:
 
 
 def parent_of(loaded: LoadedRun) -> LoadedRun | None:
-    """The run or checkpoint that a run started from, judged with the head that it had trained; None if there is none."""
+    """What a run started from, judged with the head that it had trained; None if it was random weights."""
     parent = loaded.run.environment["parent"]
     if parent is None:
         return None

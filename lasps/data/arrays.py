@@ -7,6 +7,7 @@ A folder with `train`, `val` and `test`, each holding `time_series.npy` (N, 60, 
 
 import hashlib
 import logging
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +141,7 @@ def purge(datasets: dict[str, ArrayDataset], embargo: int) -> int:
     """
     dropped = 0
     names = list(datasets)
-    for name, later in zip(names, names[1:], strict=False):
+    for name, later in pairwise(names):
         data, start = datasets[name], datasets[later].date.min()
         if data.date.max() >= start:
             row = int(np.argmax(data.date >= start))

@@ -179,7 +179,7 @@ class SimulatedMarket:
         self, traded: np.ndarray, close: np.ndarray, previous: np.ndarray, level: np.ndarray, flow: np.ndarray,
         stream: np.random.Generator, counts: dict[str, int],
     ) -> Bars:  # fmt: skip
-        """The long table of all traded sessions, with opens, highs, lows, volumes and flows made up around the closes."""
+        """The long table of all traded sessions; opens, highs, lows, volumes and flows made up around the closes."""
         base = np.exp(12 + stream.standard_normal(len(self.sector)))
         z = stream.standard_normal((*close.shape, 4))
         move = close / previous - 1

@@ -1,5 +1,6 @@
 """Which windows a table of bars holds, and their labels (lasps specification, sections 1 and 11)."""
 
+import zlib
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,9 +18,9 @@ EPOCH = np.datetime64("1990-01-01")
 class Windowing:
     """Which sessions end a window, and how it is labelled.
 
-    The stride is anchored to the weekdays since 1990-01-01, holidays counted, so that neither other issues nor the
-    first day of the data decide which windows an issue has. A stride of 5 therefore always meets Mondays; one that 5
-    does not divide rotates through the week.
+    The stride counts the weekdays since 1990-01-01, holidays too, from an offset that the issue's code decides. So
+    neither other issues nor the first day of the data choose an issue's windows, and a stride of 5, which keeps each
+    issue to one weekday, spreads the issues over all of them.
 
     Args:
         horizon: market sessions between the close of t and the close that decides the label.
@@ -68,7 +69,8 @@ def index_windows(bars: Bars, features: np.ndarray, windowing: Windowing) -> Win
     Raises:
         UserError: if there is no window at all.
     """
-    met = np.busday_count(EPOCH, bars.date) % windowing.stride == 0
+    offset = np.array([zlib.crc32(code.encode()) for code in bars.codes])[bars.stock]
+    met = (np.busday_count(EPOCH, bars.date) + offset) % windowing.stride == 0
     complete = _finite_rows_up_to(features) >= WINDOW
     exit_row = _exit_row(bars, windowing.horizon)
     end_row = np.flatnonzero(met & complete & (exit_row >= 0))

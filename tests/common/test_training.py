@@ -69,7 +69,7 @@ def test_training_stops_when_patience_runs_out(tmp_path):
 
 
 def test_a_diverging_run_says_so(tmp_path):
-    with pytest.raises(Diverged, match="is nan|is inf"):
+    with pytest.raises(Diverged, match=r"is nan|is inf"):
         train(toy_config(tmp_path, module__loss_scale=float("inf")))
     run = only_run(tmp_path)
     assert run.status["status"] == "diverged"

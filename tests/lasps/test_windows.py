@@ -1,6 +1,7 @@
 """Which windows there are, what their labels are, and what neither may depend on."""
 
 import os
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,9 @@ def one_by_one(bars: Bars, windowing: Windowing) -> list[tuple]:
         exit_row = row_on.get((segment, calendar[later])) if later < len(calendar) else None
         window = slice(max(row - WINDOW + 1, 0), row + 1)
         complete = (bars.segment[window] == segment).sum() == WINDOW and np.isfinite(features[window]).all()
-        if exit_row is None or not complete or np.busday_count("1990-01-01", today) % windowing.stride:
+        offset = zlib.crc32(bars.codes[bars.stock[row]].encode())
+        met = (np.busday_count("1990-01-01", today) + offset) % windowing.stride == 0
+        if exit_row is None or not complete or not met:
             continue
         move = bars.close[exit_row] / bars.close[row] - 1
         label = 2 if move >= windowing.threshold else 0 if move <= -windowing.threshold else 1
@@ -127,18 +130,16 @@ def test_prices_at_the_bound_that_an_adjustment_factor_has_rounded_are_labelled(
     assert (label_of((close * 0.97 * factor) / (close * factor) - 1, 0.03) == 0).all()
 
 
-def test_the_stride_takes_every_fifth_weekday_since_1990():
+def test_a_stride_of_five_keeps_an_issue_to_one_weekday():
     windows = windows_of(random_bars([260], start="2020-01-01"), Windowing(stride=5))
-    assert set(pd.DatetimeIndex(windows.date).weekday) == {0}
+    assert len(set(pd.DatetimeIndex(windows.date).weekday)) == 1
     assert np.diff(windows.date).astype(int).tolist() == [7] * (len(windows.date) - 1)
-    all_counted = sum(windows.counts.values())
-    assert all_counted == 52  # Mondays among the 260 weekdays
+    assert sum(windows.counts.values()) == 52  # weeks among the 260 weekdays
 
 
-def test_a_stride_that_five_does_not_divide_meets_all_weekdays():
-    windows = windows_of(random_bars([400]), Windowing(stride=4))
+def test_issues_are_spread_over_all_weekdays():
+    windows = windows_of(random_bars([260] * 30), Windowing(stride=5))
     assert set(pd.DatetimeIndex(windows.date).weekday) == {0, 1, 2, 3, 4}
-    assert (np.busday_count(windows.date[:-1], windows.date[1:]) == 4).all()
 
 
 def test_windows_of_an_issue_do_not_depend_on_other_issues_or_on_an_earlier_start():

@@ -28,7 +28,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="a new folder")
     parser.add_argument("--charts", choices=("none", "npy", "png"), default="none", help="also write chart images")
     parser.add_argument("overrides", nargs="*", help="as for train.py, for example data=lasps/krx data.path=FILE")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_intermixed_args(words)
     try:
         config = compose("lasps_phase1", ["data.view.charts.size=224", *arguments.overrides])
         data = instantiate(config.data, _convert_="all")

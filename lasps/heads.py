@@ -59,8 +59,6 @@ class SectorBatches:
         trained: sectors to train; each needs a sample. The others are never active.
         batch_size: b, samples per sector and step.
         seed: of the orders.
-        epoch: the epoch to start with.
-        skip: steps of that epoch to leave out because they were made before the run was resumed.
 
     Raises:
         ValueError: if a sector to train has no sample.
@@ -68,11 +66,11 @@ class SectorBatches:
 
     def __init__(
         self, features: Tensor, targets: Tensor, sector_ids: Tensor, num_sectors: int, trained: Iterable[int],
-        batch_size: int, seed: int, epoch: int = 0, skip: int = 0,
+        batch_size: int, seed: int,
     ):  # fmt: skip
         self.features, self.targets, self.num_sectors = features, targets, num_sectors
         self.batch_size, self.seed = batch_size, seed
-        self.epoch, self.resumed_epoch, self.skip = epoch, epoch, skip
+        self.start_at(0, 0)
         self.trained = torch.tensor(sorted(trained), dtype=torch.int64)
         self._rows = [(sector_ids.cpu() == sector).nonzero().squeeze(1) for sector in self.trained]
         self._sizes = torch.tensor([len(rows) for rows in self._rows])
@@ -83,6 +81,10 @@ class SectorBatches:
     def sampler(self) -> "SectorBatches":
         """Itself: where Lightning looks for `set_epoch`."""
         return self
+
+    def start_at(self, epoch: int, skip: int) -> None:
+        """Begin with `epoch` and leave out its first `skip` steps, which were made before the run was resumed."""
+        self.epoch, self.resumed_epoch, self.skip = epoch, epoch, skip
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -103,12 +103,10 @@ class SectorHeadsModule(LaspsModule):
             self.heads.load_state_dict(self.network.sector_heads.state_dict())
             self._report_sectors(data, counts, trained)
             self.started.fill_(True)
-        steps = -(-int(counts.max()) // data.batch_size)
-        epoch, skip = data.position(steps)
-        batches = SectorBatches(
-            train.features, train.label, train.sector, len(counts), trained, data.batch_size, self.seed, epoch, skip
-        )
-        data.loaders = {"train": batches, "val": data.in_order(self.val_set)}
+        data.loaders = {
+            "train": lambda: self._batches(data, train, trained),
+            "val": lambda: data.in_order(self.val_set),
+        }
         self.best_logits = self._all_logits(self.network.sector_heads)
 
     def on_fit_end(self) -> None:
@@ -192,6 +190,13 @@ class SectorHeadsModule(LaspsModule):
         losses = self.loss.per_sample(logits, self.val_set.label.to(logits.device)).double()
         sums = torch.zeros_like(self.sector_loss_sum).index_add_(0, sector, losses)
         return sums / sector.bincount(minlength=len(sums))
+
+    def _batches(self, data: LaspsDataModule, train: FeatureDataset, trained: list[int]) -> SectorBatches:
+        made = SectorBatches(
+            train.features, train.label, train.sector, len(self.head_epoch), trained, data.batch_size, self.seed
+        )
+        made.start_at(*data.position(len(made)))
+        return made
 
     def _report_sectors(self, data: LaspsDataModule, counts: Tensor, trained: list[int]) -> None:
         for sector, count in enumerate(counts.tolist()):

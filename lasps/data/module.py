@@ -32,7 +32,7 @@ class LaspsDataModule(TrunkDataModule):
         datasets: "train", "val" and "test".
         sectors: what the sector ids mean.
         view: normalisation and charts, fitted on the training windows.
-        loaders: "train" and "val" where a module trains on something made of the windows instead of the windows.
+        loaders: what makes the "train" and "val" loaders of a module that does not train on the windows themselves.
     """
 
     datasets: dict[str, StockDataset]
@@ -77,10 +77,10 @@ class LaspsDataModule(TrunkDataModule):
         }
 
     def train_dataloader(self) -> DataLoader:
-        return self.loaders.get("train") or self.shuffled(self.datasets["train"])
+        return self.loaders["train"]() if self.loaders else self.shuffled(self.datasets["train"])
 
     def val_dataloader(self) -> DataLoader:
-        return self.loaders.get("val") or self.in_order(self.datasets["val"])
+        return self.loaders["val"]() if self.loaders else self.in_order(self.datasets["val"])
 
 
 class BarsDataModule(LaspsDataModule):

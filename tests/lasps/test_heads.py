@@ -114,7 +114,8 @@ def test_interrupted_and_resumed_training_equals_uninterrupted_training():
     optimizer = make_optimizer(resumed)
     optimizer.load_state_dict(saved["optimizer"])
     assert optimizer.state[resumed.weight1]["step"].dtype == torch.int64
-    batches = SectorBatches(*arguments, epoch=1, skip=3)
+    batches = SectorBatches(*arguments)
+    batches.start_at(1, skip=3)
     for epoch in range(1, EPOCHS):
         run_epoch(resumed, optimizer, LOSSES["mean"], batches, epoch)
     assert difference(resumed, trained_stacked(torch.float32, range(5))) == 0
@@ -176,7 +177,8 @@ def test_an_inactive_sector_is_untouched_even_by_a_gradient_that_is_not_a_number
 def test_every_sample_of_a_trained_sector_comes_once_per_epoch_in_the_sectors_order():
     features, targets, sector_ids = data(torch.float32)
     features[:, 0] = torch.arange(len(features))  # row numbers
-    batches = SectorBatches(features, targets, sector_ids, 5, [4, 0, 1], BATCH, SEED, epoch=2)
+    batches = SectorBatches(features, targets, sector_ids, 5, [4, 0, 1], BATCH, SEED)
+    batches.set_epoch(2)
     assert len(batches) == 7 == len(list(batches))
     seen = {0: [], 1: [], 4: []}
     for batch in batches:
@@ -195,7 +197,8 @@ def test_batches_shrink_to_the_sectors_that_have_samples_left():
 
 
 def test_skipped_steps_are_left_out_of_the_resumed_epoch_only():
-    batches = SectorBatches(*data(torch.float32), 5, range(5), BATCH, SEED, epoch=1, skip=4)
+    batches = SectorBatches(*data(torch.float32), 5, range(5), BATCH, SEED)
+    batches.start_at(1, skip=4)
     assert [batch.step for batch in batches] == [4, 5, 6]
     batches.set_epoch(2)
     assert [(batch.epoch, batch.step) for batch in batches] == [(2, step) for step in range(7)]

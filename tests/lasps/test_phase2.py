@@ -1,4 +1,4 @@
-"""Phase 2 through the trunk gives the heads of the founding per-sector loop, and keeps per sector what validates best."""
+"""Phase 2 through the trunk gives the heads of the founding loop, and keeps per sector what validates best."""
 
 import copy
 
@@ -76,7 +76,7 @@ def test_a_skipped_sector_keeps_its_head_and_says_so(trained):
     assert (state["head_epoch"][small] == SKIPPED).all()
     before = module.network.sector_heads.weight1
     assert torch.equal(state["network.sector_heads.weight1"][small], before[small])
-    assert f"samples, fewer than 40: skipped" in (run.path / "run.log").read_text()
+    assert "samples, fewer than 40: skipped" in (run.path / "run.log").read_text()
 
 
 def test_the_deployed_head_of_a_sector_is_never_worse_on_validation_than_the_one_it_came_with(trained):

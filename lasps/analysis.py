@@ -1,7 +1,7 @@
 """What `evaluate.py` can say of lasps runs."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from common.metrics import classification_report, classification_scores, compare
 from common.plots import plot_confusion, plot_intervals, plot_learning_curves
 from common.report import format_table, verdict
 from common.rundir import Run
-from common.stats import bootstrap_sums, date_blocks, paired_difference, seed_interval
+from common.stats import Interval, bootstrap_sums, date_blocks, paired_difference
 from lasps.data.dataset import StockDataset
 from lasps.data.module import CLASSES
 
@@ -104,46 +104,66 @@ def validation(runs: list[Run], split: Split, output: Path, data_dir: str | None
 def phase_gain(runs: list[Run], split: Split, output: Path, data_dir: str | None) -> dict[str, Any]:
     """What the last phase adds over its parent, over several runs that differ in their seed; chance beside it.
 
-    For each run the scores before (its parent) and after on the same rows; over the runs the paired difference with a
-    t interval, and the skill over chance: balanced accuracy − 1/3, MCC, and the log-loss gain over the class prior.
+    For each run the scores before (its parent) and after on the same rows. Two intervals answer two questions: a t
+    interval over the seeds (would other seeds agree, on these sessions?) and a bootstrap of the mean over seeds by
+    blocks of five sessions (would other sessions agree?). Skill over chance is judged by the latter.
 
     Raises:
-        UserError: for fewer than two runs, runs on different data, or a run without parent.
+        UserError: for fewer than two runs, runs on different data or without dates, or a run without parent.
     """
     if len(runs) < 2:
         raise UserError("analysis=lasps/phase_gain compares over seeds; pass run=[DIR,DIR,…] or a sweep directory.")
-    rows, data = [], None
+    rows, confusions, data = [], [], None
     for run in runs:
         loaded = load_run(run, data_dir, data)
         data, before = loaded.data, parent_of(loaded)
         if before is None:
             raise UserError(f"{run}: started from random weights; there is nothing to compare it with.")
-        rows.append(
-            {"seed": loaded.config.seed} | _scores_of(before, split, "before") | _scores_of(loaded, split, "after")
-        )
-    gains = {
+        row, pair = {"seed": loaded.config.seed}, []
+        for when, each in (("before", before), ("after", loaded)):
+            scores, confusion = _scores_of(each, split)
+            row |= {f"{when}/{name}": value for name, value in scores.items()}
+            pair.append(confusion)
+        rows.append(row)
+        confusions.append(np.stack(pair, 1))
+    counts = np.stack(confusions, 1)  # (K blocks, S seeds, before and after, 3, 3)
+    over_seeds = {
         name: paired_difference([row[f"before/{name}"] for row in rows], [row[f"after/{name}"] for row in rows])
         for name in COMPARED
     }
+    over_sessions = {name: bootstrap_sums(_mean_gain(name), counts) for name in COMPARED if name != "log_loss"}
     skill = {
-        "balanced_accuracy − 1/3": seed_interval([row["after/balanced_accuracy"] - 1 / 3 for row in rows]),
-        "mcc": seed_interval([row["after/mcc"] for row in rows]),
-        "log_loss gain over the prior": seed_interval([row["after/log_loss_gain"] for row in rows]),
+        "balanced_accuracy − 1/3": bootstrap_sums(_mean_skill("balanced_accuracy", 1 / 3), counts),
+        "mcc": bootstrap_sums(_mean_skill("mcc", 0.0), counts),
     }
-    write_text(output / "report.md", _gain_report(split, rows, gains, skill))
+    write_text(output / "report.md", _gain_report(split, rows, over_seeds, over_sessions, skill))
     return {
         "seeds": rows,
-        "gain": {name: interval.as_dict() for name, interval in gains.items()},
+        "gain_over_seeds": {name: interval.as_dict() for name, interval in over_seeds.items()},
+        "gain_over_sessions": {name: interval.as_dict() for name, interval in over_sessions.items()},
         "skill": {name: interval.as_dict() for name, interval in skill.items()},
     }
 
 
-def _scores_of(loaded: LoadedRun, split: Split, when: str) -> dict[str, float]:
+def _mean_gain(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda sums: np.diff(classification_scores(sums)[name], axis=2)[..., 0].mean(1)
+
+
+def _mean_skill(name: str, chance: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda sums: classification_scores(sums)[name][..., 1].mean(1) - chance
+
+
+def _scores_of(loaded: LoadedRun, split: Split) -> tuple[dict[str, float], np.ndarray]:
+    """Scores of a run, and its confusion matrices by block of sessions (K, 3, 3)."""
     dataset = loaded.data.datasets[split]
-    probabilities = predict(loaded, split).probabilities
+    blocks = _blocks(dataset)
+    if blocks is None:
+        raise UserError(f"{loaded.run}: the {split} split has no dates, or fewer than {MIN_BLOCKS} blocks of sessions.")
+    predictions = predict(loaded, split)
     prior = loaded.data.facts["class_counts"]
-    report = classification_report(dataset.labels, probabilities, class_names=CLASSES, prior=prior)
-    return {f"{when}/{name}": report[name] for name in (*COMPARED, "mcc", "log_loss_gain")}
+    report = classification_report(dataset.labels, predictions.probabilities, class_names=CLASSES, prior=prior)
+    counts = confusion_matrix(dataset.labels, predictions.logits.argmax(1), len(CLASSES), blocks)
+    return {name: report[name] for name in (*COMPARED, "mcc", "log_loss_gain")}, counts
 
 
 def _blocks(dataset: StockDataset) -> np.ndarray | None:
@@ -225,14 +245,8 @@ def _figures(run: Run, output: Path, summary: dict[str, Any]) -> None:
     if judged:
         names = [f"{row['name']} (n = {row['n']})" for row in judged]
         title = "Balanced accuracy by sector"
-        intervals = [_interval(row["interval"]) for row in judged]
+        intervals = [Interval(**row["interval"]) for row in judged]
         plot_intervals(names, intervals, figures / "sectors.png", title, "balanced accuracy", reference=1 / 3)
-
-
-def _interval(record: dict[str, Any]) -> Any:
-    from common.stats import Interval
-
-    return Interval(**record)
 
 
 def _report(loaded: LoadedRun, split: Split, summary: dict[str, Any]) -> str:
@@ -303,22 +317,28 @@ def _sector_row(row: dict[str, Any]) -> list[Any]:
     return [row["name"], row["n"], row["head"], *(row.get(key) for key in keys), _range(row.get("interval"))]
 
 
-def _gain_report(split: Split, rows: list[dict[str, float]], gains: dict[str, Any], skill: dict[str, Any]) -> str:
-    header = ["seed", *(f"{when} {name}" for name in COMPARED for when in ("before", "after"))]
+def _gain_report(
+    split: Split, rows: list[dict[str, float]], over_seeds: dict[str, Interval], over_sessions: dict[str, Interval],
+    skill: dict[str, Interval],
+) -> str:  # fmt: skip
+    header = ["seed", *(f"{name} {when}" for name in COMPARED for when in ("before", "after"))]
     table = [
         [row["seed"], *(row[f"{when}/{name}"] for name in COMPARED for when in ("before", "after"))] for row in rows
     ]
-    lower_is_better = {"log_loss"}
     sentences = [
-        verdict(gain, f"the last phase improves {name}", "lower" if name in lower_is_better else "higher")
+        verdict(gain, f"the last phase improves {name}", "lower" if name == "log_loss" else "higher")
+        for gains in (over_seeds, over_sessions)
         for name, gain in gains.items()
     ]
+    chance = [verdict(interval, f"there is skill ({name} above 0)") for name, interval in skill.items()]
+    prior = sum(row["after/log_loss_gain"] for row in rows) / len(rows)
     return "\n".join(
         [
             f"# What the last phase adds, {split} split, {len(rows)} seeds\n",
             format_table(table, header),
             "\n".join(f"- {sentence}" for sentence in sentences),
-            "\n## Skill over chance after the last phase, t interval over seeds\n",
-            "\n".join(f"- {name}: {interval}" for name, interval in skill.items()) + "\n",
+            "\n## Skill over chance after the last phase, mean over seeds\n",
+            "\n".join(f"- {sentence}" for sentence in chance),
+            f"- Log loss against the class shares: {prior:+.4f} nats (above 0 is better; not calibrated).\n",
         ]
     )

@@ -63,6 +63,7 @@ class SectorHeadsModule(LaspsModule):
     Args:
         seed: of sample orders and dropout, for every sector its own stream.
         cache_dir: where the features of frozen backbones are kept.
+        batch_size: windows per sector and step.
         min_samples: training windows below which a sector is skipped.
 
     Attributes:
@@ -78,12 +79,14 @@ class SectorHeadsModule(LaspsModule):
         trainable: Sequence[str],
         seed: int,
         cache_dir: str,
+        batch_size: Annotated[int, Field(ge=1)] = 64,
         min_samples: Annotated[int, Field(ge=1)] = 100,
         head: Literal["sector"] = "sector",
     ):
         super().__init__(network, loss, optimizer, schedule, trainable, head)
         self.automatic_optimization = False
-        self.seed, self.cache_dir, self.min_samples = seed, cache_dir, min_samples
+        self.seed, self.cache_dir = seed, cache_dir
+        self.batch_size, self.min_samples = batch_size, min_samples
         deployed = network.sector_heads
         num_sectors, input_dim, hidden_dim = deployed.weight1.shape
         self.heads = SectorHeads(num_sectors, input_dim, hidden_dim, deployed.dropout)
@@ -193,7 +196,7 @@ class SectorHeadsModule(LaspsModule):
 
     def _batches(self, data: LaspsDataModule, train: FeatureDataset, trained: list[int]) -> SectorBatches:
         made = SectorBatches(
-            train.features, train.label, train.sector, len(self.head_epoch), trained, data.batch_size, self.seed
+            train.features, train.label, train.sector, len(self.head_epoch), trained, self.batch_size, self.seed
         )
         made.start_at(*data.position(len(made)))
         return made

@@ -93,11 +93,26 @@ def test_validation_can_be_looked_at_without_touching_the_test_split(outputs):
     assert summary["balanced_accuracy"] == pytest.approx(value, abs=1e-6)
 
 
+def test_phases_are_compared_over_runs_with_both_intervals(outputs):
+    runs = [str(run.path) for run in find_runs(outputs, "lasps_phase2")]
+    done = command("evaluate.py", f"run=[{','.join(runs)}]", "analysis=lasps/phase_gain", env=env(outputs))
+    assert done.code == 0, done.err
+    (folder,) = (outputs / "lasps_phase_gain").iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["runs"] == runs
+    row = summary["seeds"][0]
+    gain = np.mean([row["after/accuracy"] - row["before/accuracy"] for row in summary["seeds"]])
+    assert summary["gain_over_seeds"]["accuracy"]["estimate"] == pytest.approx(gain)
+    assert summary["gain_over_sessions"]["accuracy"]["estimate"] == pytest.approx(gain)
+    assert set(summary["skill"]) == {"balanced_accuracy − 1/3", "mcc"}
+    assert "over chance" in done.out
+
+
 @pytest.mark.parametrize(("phase", "step", "name"), [(1, 7, "SIGKILL"), (1, 12, "SIGTERM"), (2, 4, "SIGTERM")])
 def test_a_stopped_run_resumes_to_the_same_bits(outputs, tmp_path, phase, step, name):
     parent = [f"init_from={resolve_run('latest:lasps_phase3', outputs).path}"] if phase == 2 else []
     words = [f"experiment=lasps_phase{phase}", *TINY, "phase.epochs=3", "callbacks.recorder.every_n_steps=2", *parent]
-    words += ["module.min_samples=20", "data.batch_size=8"] if phase == 2 else ["model.dropout=0.2"]
+    words += ["module.min_samples=20", "module.batch_size=8"] if phase == 2 else ["model.dropout=0.2"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert command("train.py", *words, env=env(whole)).code == 0
     code = command("train.py", *words, env=env(stopped), at=f"{step}:{name}").code

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 EPOCHS, BATCH = 3, 16
 TINY = [
-    "init_from=null", f"phase.epochs={EPOCHS}", f"data.batch_size={BATCH}", "data.stocks_per_sector=2",
+    "init_from=null", f"phase.epochs={EPOCHS}", f"module.batch_size={BATCH}", "data.stocks_per_sector=2",
     "data.start=2022-01-03", "data.end=2024-06-28", "data.split.val_start=2023-08-01",
     "data.split.test_start=2024-01-02", "data.view.charts.size=60", "model.hidden_dim=8", "model.num_heads=2",
     "model.feedforward_dim=8", "model.cnn_channels=[2,2]", "model.dropout=0.2", "phase.schedule.every_epochs=2",

@@ -100,7 +100,6 @@ def test_phases_are_compared_over_runs_with_both_intervals(outputs):
     (folder,) = (outputs / "lasps_phase_gain").iterdir()
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["runs"] == runs
-    row = summary["seeds"][0]
     gain = np.mean([row["after/accuracy"] - row["before/accuracy"] for row in summary["seeds"]])
     assert summary["gain_over_seeds"]["accuracy"]["estimate"] == pytest.approx(gain)
     assert summary["gain_over_sessions"]["accuracy"]["estimate"] == pytest.approx(gain)

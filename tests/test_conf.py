@@ -52,4 +52,6 @@ def test_every_option_of_lasps_composes(group):
     for option in options(group):
         if option.startswith("lasps/") and "/parts/" not in option:
             path = ["data.path=somewhere"] if option in ("lasps/krx", "lasps/arrays") else []
-            validate(compose("lasps_phase1", [f"{group}={option}", *path]))
+            config = compose("lasps_phase1", [f"{group}={option}", *path])
+            validate(config)
+            assert config[group]._target_

@@ -14,8 +14,8 @@ def check(tmp_path, **changes):
 
 
 def test_the_toy_config_is_valid_before_and_after_facts_are_known(tmp_path):
-    check(tmp_path)
-    check(tmp_path, facts={"num_inputs": 4})
+    assert check(tmp_path) is None
+    assert check(tmp_path, facts={"num_inputs": 4}) is None
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import lightning
 from hydra.utils import instantiate
@@ -29,7 +29,7 @@ class LoadedRun:
     """A run with its data and its best weights, ready to predict.
 
     Attributes:
-        module: in evaluation mode, on the device the config's trainer would use.
+        module: in evaluation mode, on the CPU.
     """
 
     run: Run
@@ -74,9 +74,11 @@ def evaluate(config: DictConfig) -> dict:
     `output`. One over a single run writes into that run, one over several into `outputs/<analysis>/`.
 
     Raises:
-        UserError: for runs that do not exist, are unfinished, or whose data cannot be found.
+        UserError: for an unknown split, for runs that do not exist, are unfinished, or whose data cannot be found.
     """
     quiet_libraries()
+    if config.split not in get_args(Split):
+        raise UserError(f"split={config.split}: choose {', '.join(get_args(Split))}.")
     specs = [config.run] if isinstance(config.run, str) else list(config.run)
     runs = [run for spec in specs for run in _expand(spec, config.paths.output_dir)]
     for run in runs:

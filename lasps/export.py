@@ -17,10 +17,11 @@ from common.cli import fail
 from common.config import compose
 from common.errors import UserError
 from common.files import write_atomic, write_json, write_text
-from lasps.data.arrays import IMAGE_SHAPE, WINDOW, sha256
+from lasps.data.arrays import IMAGE_SHAPE, sha256
 from lasps.data.dataset import StockDataset
 from lasps.data.sectors import SectorScheme
 from lasps.data.view import View
+from lasps.data.windows import WINDOW
 
 
 def main(words: list[str] | None = None) -> None:

@@ -20,10 +20,10 @@ from common.errors import UserError
 from common.files import hash_record
 from lasps.data.dataset import StockDataset
 from lasps.data.sectors import SectorScheme
+from lasps.data.windows import WINDOW
 
 log = logging.getLogger(__name__)
 
-WINDOW = 60
 NUM_FEATURES = {25: "v1", 28: "v2"}
 IMAGE_SHAPE = (3, 224, 224)
 LONGEST_HORIZON_DAYS = 14  # calendar days that five sessions span at most, the longest holiday closure included
@@ -260,11 +260,14 @@ def _read_png(folder: Path, number: int) -> Tensor:
 
 
 def identity(path: Path) -> str:
-    """Hash of all files below `path`: of their content, for chart images of their names and sizes."""
+    """Hash of all files below `path`: of their content, for chart images, which can be 700 GB, of size and time."""
     files = sorted(file for file in path.rglob("*") if file.is_file())
     images = [file for file in files if file.suffix == ".png" or file.stem == "chart_images"]
     content = [[str(file.relative_to(path)), sha256(file)] for file in files if file not in set(images)]
-    return hash_record([content, [[str(file.relative_to(path)), file.stat().st_size] for file in images]])
+    stats = [(file, file.stat()) for file in images]
+    return hash_record(
+        [content, [[str(file.relative_to(path)), stat.st_size, stat.st_mtime_ns] for file, stat in stats]]
+    )
 
 
 def sha256(path: Path) -> str:

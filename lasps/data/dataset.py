@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lasps.data.windows import Windows
+from lasps.data.windows import WINDOW, Windows
 
 
 @dataclass
@@ -108,13 +108,13 @@ class PanelDataset(StockDataset):
         codes: names of the issues that `windows.stock` numbers.
     """
 
-    def __init__(self, features: np.ndarray, windows: Windows, chosen: np.ndarray, codes: list[str], length: int = 60):
+    def __init__(self, features: np.ndarray, windows: Windows, chosen: np.ndarray, codes: list[str]):
         super().__init__(
             windows.label[chosen], windows.sector[chosen], np.asarray(codes)[windows.stock[chosen]],
             windows.date[chosen], windows.label_end[chosen], windows.forward_return[chosen],
         )  # fmt: skip
         self.features, self.end_row = features, windows.end_row[chosen]
-        self._offsets = np.arange(1 - length, 1)
+        self._offsets = np.arange(1 - WINDOW, 1)
 
     def series(self, index: int | np.ndarray) -> np.ndarray:
         return self.features[self.end_row[index][..., None] + self._offsets]

@@ -51,6 +51,7 @@ def test_a_mistake_is_one_line(tmp_path, words, message):
         ([], "run: which run?"),
         (["run=latest:lasps_phase2"], "no finished run below"),
         (["run=nowhere"], "nowhere: not a run directory"),
+        (["run=nowhere", "analysis=lasps/validation", "split=tset"], "split=tset: choose train, val, test."),
     ],
 )
 def test_a_mistaken_evaluation_is_one_line(tmp_path, words, message):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
-from lasps.data.arrays import IMAGE_SHAPE, ArrayDataset, purge, read_arrays
+from lasps.data.arrays import IMAGE_SHAPE, ArrayDataset, identity, purge, read_arrays
 from lasps.data.sectors import LASPS13
 
 N = 6
@@ -170,6 +170,15 @@ def test_png_charts_follow_chart_idx(folder):
 def test_charts_that_are_not_there_are_never_replaced_by_black(folder):
     with pytest.raises(UserError, match=r"neither chart_images\.npy nor charts/"):
         ArrayDataset(folder / "train", 13, stored_charts=True)
+
+
+def test_redrawn_images_of_the_same_size_are_other_data(folder):
+    path = folder / "train" / "chart_images.npy"
+    np.save(path, images(seed=1))
+    before = identity(folder)
+    assert identity(folder) == before
+    np.save(path, images(seed=2))
+    assert identity(folder) != before
 
 
 def test_constant_images_are_refused(folder):

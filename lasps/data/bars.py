@@ -26,6 +26,7 @@ class Bars:
         sectors: what the sector ids mean.
         synthetic: whether the bars come from a simulator.
         counts: what was read and what was left out, by reason, for the report.
+        factor: (R,) float64, adjusted price / price as quoted; None where prices are as quoted.
     """
 
     codes: list[str]
@@ -42,6 +43,7 @@ class Bars:
     sectors: SectorScheme
     synthetic: bool
     counts: dict[str, int] = field(default_factory=dict)
+    factor: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.date)
@@ -50,3 +52,21 @@ class Bars:
         """Row ranges of the segments, in order."""
         starts = np.flatnonzero(np.diff(self.segment, prepend=-1))
         return [slice(a, b) for a, b in zip(starts, [*starts[1:], len(self)], strict=True)]
+
+    def universe(self) -> dict[str, int]:
+        """What survivorship and halts can be judged by.
+
+        `issues_gone` have no bar in the last 20 market sessions; a universe of several years with none of them holds
+        only survivors. `halted_sessions` lie between an issue's first and last bar, without trading.
+        """
+        sessions, session = np.unique(self.date, return_inverse=True)
+        first, last = np.full(len(self.codes), len(sessions)), np.full(len(self.codes), -1)
+        np.minimum.at(first, self.stock, session)
+        np.maximum.at(last, self.stock, session)
+        present = last >= 0
+        return {
+            "issues": int(present.sum()),
+            "issues_gone": int((last[present] < len(sessions) - 20).sum()),
+            "issues_listed_later": int((first[present] >= 20).sum()),
+            "halted_sessions": int((last - first + 1)[present].sum()) - len(self),
+        }

@@ -33,8 +33,10 @@ class LaspsDataModule(TrunkDataModule):
         sectors: what the sector ids mean.
         view: normalisation and charts, fitted on the training windows.
         loaders: what makes the "train" and "val" loaders of a module that does not train on the windows themselves.
+        leaky: whether the splits were dealt out at random, so that nothing measured on them means anything.
     """
 
+    leaky = False
     datasets: dict[str, StockDataset]
     sectors: SectorScheme
 
@@ -46,6 +48,7 @@ class LaspsDataModule(TrunkDataModule):
         if not self.datasets:
             self.load()
             self.view.fit(self.datasets["train"])
+            self.facts["view"] = self.view.state()
 
     def load(self) -> None:
         """Fill `datasets`, `sectors`, `data_source`, `fingerprint` and `facts`."""
@@ -74,6 +77,7 @@ class LaspsDataModule(TrunkDataModule):
             "class_counts": class_counts,
             "class_weights": inverse_share_weights(class_counts),
             "counts": counts,
+            "leaky": self.leaky,
         }
 
     def train_dataloader(self) -> DataLoader:
@@ -90,7 +94,12 @@ class BarsDataModule(LaspsDataModule):
         source: delivers the bars.
         windowing: horizon, threshold and stride of the labelled windows.
         split: dates of the three splits.
+
+    Attributes:
+        bars: what the windows are cut from.
     """
+
+    bars: Bars
 
     def __init__(
         self, source: Any, windowing: Windowing, split: DateSplit, view: View, seed: int, batch_size: int,
@@ -98,19 +107,21 @@ class BarsDataModule(LaspsDataModule):
     ):  # fmt: skip
         super().__init__(view, seed, batch_size, num_workers, data_dir)
         self.source, self.windowing, self.split = source, windowing, split
+        self.leaky = split.random
 
     def load(self) -> None:
-        bars: Bars = self.source.load(self.data_dir)
+        self.bars = bars = self.source.load(self.data_dir)
         features = compute_features(bars)
         windows = index_windows(bars, features, self.windowing)
         assigned = self.split.assign(windows.date, windows.label_end, np.unique(bars.date))
         self.datasets = {
-            name: PanelDataset(features, windows, np.flatnonzero(assigned == number), bars.codes)
-            for number, name in enumerate(SPLITS)
+            name: PanelDataset(features, windows, np.flatnonzero((assigned == number) & met), bars.codes)
+            for number, (name, met) in enumerate(zip(SPLITS, (windows.in_stride,) * 2 + (windows.in_test_stride,)))
         }
         self.sectors = bars.sectors
         self.data_source = "synthetic" if bars.synthetic else "real"
-        counts = {**bars.counts, **windows.counts, "purged_windows": int((assigned < 0).sum())}
+        purged = int(((assigned < 0) & windows.in_stride).sum())
+        counts = {**bars.counts, **bars.universe(), **windows.counts, "purged_windows": purged}
         ends = [data.end_row for data in self.datasets.values()]
         self.describe([hash_arrays(features, *ends), bars.sectors.version, *bars.codes], "v2", counts)
 
@@ -177,8 +188,9 @@ class KrxData(BarsDataModule):
         flow_unit: Literal["shares", "won"] = "shares",
         max_daily_move: Annotated[float, Field(gt=0)] = 0.305,
         num_sectors: Literal[13, 20] = 13,
+        unknown_sector: Literal["other", "drop", "refuse"] = "other",
     ):
-        source = KrxFiles(path, sectors, flows, flow_unit, max_daily_move, num_sectors)
+        source = KrxFiles(path, sectors, flows, flow_unit, max_daily_move, num_sectors, unknown_sector)
         super().__init__(source, windowing, split, view, seed, batch_size, num_workers, data_dir)
 
 

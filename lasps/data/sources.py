@@ -53,6 +53,7 @@ class KrxFiles:
         max_daily_move: a larger move of the close, up or down, between two sessions with trading is an unadjusted
             corporate action and starts a new segment. The exchange's own limit is 0.30.
         num_sectors: 13 for the present scheme, 20 for the older one.
+        unknown_sector: rows whose sector no table tells go to "other", are dropped, or are refused. They are counted.
     """
 
     synthetic = False
@@ -65,8 +66,10 @@ class KrxFiles:
         flow_unit: Literal["shares", "won"] = "shares",
         max_daily_move: Annotated[float, Field(gt=0)] = 0.305,
         num_sectors: Literal[13, 20] = 13,
+        unknown_sector: Literal["other", "drop", "refuse"] = "other",
     ):
         self.path, self.sectors, self.flows, self.flow_unit = path, sectors, flows, flow_unit
+        self.unknown_sector = unknown_sector
         self.max_daily_move, self.scheme = max_daily_move, SCHEMES[num_sectors]
 
     def load(self, data_dir: str | None) -> Bars:
@@ -82,7 +85,19 @@ class KrxFiles:
         counts["unknown_sector_issues"] = int(rows.code[known < 0].nunique())
         counts["unknown_sector_rows"] = int((known < 0).sum())
         counts["unknown_flow_rows"] = int(rows.flow.isna().sum())
+        if self.unknown_sector != "other" and (known < 0).any():
+            rows = self._without_unknown(rows, known)
         return _assemble(rows, self.scheme, self.max_daily_move, counts)
+
+    def _without_unknown(self, rows: pd.DataFrame, known: np.ndarray) -> pd.DataFrame:
+        issues = rows.code[known < 0].unique()
+        if self.unknown_sector == "refuse" or (known < 0).all():
+            raise UserError(
+                f"sectors: {self.sectors} tells no sector of {', '.join(issues[:5])} ({len(issues)} issues, "
+                f"{(known < 0).sum()} rows); add them or set data.unknown_sector=other."
+            )
+        rows = rows[known >= 0].reset_index(drop=True)
+        return rows.assign(code=rows.code.cat.remove_unused_categories())
 
     def _flow(self, rows: pd.DataFrame, data_dir: str | None) -> np.ndarray:
         """(R,) net shares bought on each row's day, NaN where no table tells."""
@@ -142,6 +157,7 @@ def _assemble(rows: pd.DataFrame, scheme: SectorScheme, max_daily_move: float, c
         sectors=scheme,
         synthetic=False,
         counts=counts | {"price_breaks": int(new_price.sum()), "rows": len(rows)},
+        factor=(rows.adj_close / rows.close).to_numpy(copy=True),
     )
 
 

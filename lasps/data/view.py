@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import torch
+
 from lasps.charts import ChartRenderer
 from lasps.data.dataset import StockDataset, WindowBatch
 from lasps.normalise import Normalise
@@ -25,6 +27,15 @@ class View:
         if self.normalise.needs_fit:
             batches = (range(start, min(start + 1024, len(dataset))) for start in range(0, len(dataset), 1024))
             self.normalise.fit(dataset[list(batch)].series for batch in batches)
+
+    def state(self) -> dict[str, list[float]]:
+        """The fitted statistics as plain values, empty where the scaling needs none."""
+        return {name: value.tolist() for name, value in self.normalise.state_dict().items()}
+
+    def restore(self, state: dict[str, list[float]]) -> "View":
+        """This view with statistics from `state()`, in place of `fit`."""
+        self.normalise.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
+        return self
 
     def __call__(self, batch: WindowBatch, draw: bool) -> WindowBatch:
         """The batch with normalised series and, if `draw`, with charts."""

@@ -2,7 +2,7 @@
 
 import zlib
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -25,12 +25,17 @@ class Windowing:
     Args:
         horizon: market sessions between the close of t and the close that decides the label.
         threshold: a move of this much or more is BUY (up) or SELL (down).
-        stride: weekdays between two windows of an issue.
+        stride: weekdays between two windows of an issue, in training and validation.
+        test_stride: the same in the test split, where daily ranks need all issues of a day; None as in training.
+        entry: the price that the return starts from: the close of t, or the open of the next market session, at which
+            one who knows the close of t can still buy.
     """
 
     horizon: Annotated[int, Field(ge=1)] = 5
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.03
     stride: Annotated[int, Field(ge=1)] = 5
+    test_stride: Annotated[int, Field(ge=1)] | None = None
+    entry: Literal["close_t", "open_t1"] = "close_t"
 
 
 @dataclass
@@ -41,9 +46,10 @@ class Windows:
         end_row: (N,) int64, row of session t in `Bars`; the window is rows end_row − 59 … end_row.
         date, label_end: (N,) datetime64[D], session t and the session that decides the label.
         label: (N,) int64. 0 sell, 1 hold, 2 buy, from the forward return.
-        forward_return: (N,) float32, from the close of t to the close of `label_end`.
+        forward_return: (N,) float32, from the entry price to the close of `label_end`.
         sector: (N,) int64, as it was known at t.
         stock: (N,) int32, index into `Bars.codes`.
+        in_stride, in_test_stride: (N,) bool, which of the two strides meets the window; at least one does.
         counts: sessions that the stride meets: `windows`, and by reason those that give none.
     """
 
@@ -54,14 +60,17 @@ class Windows:
     forward_return: np.ndarray
     sector: np.ndarray
     stock: np.ndarray
+    in_stride: np.ndarray
+    in_test_stride: np.ndarray
     counts: dict[str, int]
 
 
 def index_windows(bars: Bars, features: np.ndarray, windowing: Windowing) -> Windows:
     """All windows of finite features whose label is known.
 
-    The label is known if the issue traded, in the same segment, on the market session `horizon` after t; market
-    sessions are all dates in `bars`. There is none for the last sessions of an issue or before a halt.
+    The label is known if the issue traded, in the same segment, on the market session `horizon` after t, and where the
+    return starts at the next open, on that session too; market sessions are all dates in `bars`. There is none for the
+    last sessions of an issue or before a halt.
 
     Args:
         features: (R, 28) from `compute_features`; NaN on the first rows of a segment, so that no window crosses one.
@@ -69,17 +78,20 @@ def index_windows(bars: Bars, features: np.ndarray, windowing: Windowing) -> Win
     Raises:
         UserError: if there is no window at all.
     """
-    offset = np.array([zlib.crc32(code.encode()) for code in bars.codes])[bars.stock]
-    met = (np.busday_count(EPOCH, bars.date) + offset) % windowing.stride == 0
-    complete = _finite_rows_up_to(features) >= WINDOW
-    exit_row = _exit_row(bars, windowing.horizon)
-    end_row = np.flatnonzero(met & complete & (exit_row >= 0))
+    place = np.busday_count(EPOCH, bars.date) + np.array([zlib.crc32(code.encode()) for code in bars.codes])[bars.stock]
+    met = place % windowing.stride == 0
+    met_in_test = place % (windowing.test_stride or windowing.stride) == 0
+    complete = complete_windows(features)
+    exit_row = _row_after(bars, windowing.horizon)
+    entry_row = _row_after(bars, 1) if windowing.entry == "open_t1" else np.arange(len(bars))
+    priced = (exit_row >= 0) & (entry_row >= 0)
+    end_row = np.flatnonzero((met | met_in_test) & complete & priced)
     counts = {
-        "windows": len(end_row),
+        "windows": int((met & complete & priced).sum()),
         "incomplete_warm_up": int((met & ~complete).sum()),
-        "no_exit_price": int((met & complete & (exit_row < 0)).sum()),
+        "no_exit_price": int((met & complete & ~priced).sum()),
     }
-    if not len(end_row):
+    if not counts["windows"]:
         raise UserError(
             f"no window in {len(bars)} bars: of the {met.sum()} sessions that the stride meets, "
             f"{counts['incomplete_warm_up']} have fewer than 178 earlier sessions and {counts['no_exit_price']} no "
@@ -87,7 +99,8 @@ def index_windows(bars: Bars, features: np.ndarray, windowing: Windowing) -> Win
         )
     end_row = end_row[np.lexsort((bars.stock[end_row], bars.date[end_row]))]
     exit_row = exit_row[end_row]
-    forward_return = bars.close[exit_row] / bars.close[end_row] - 1
+    entry_price = (bars.open if windowing.entry == "open_t1" else bars.close)[entry_row[end_row]]
+    forward_return = bars.close[exit_row] / entry_price - 1
     return Windows(
         end_row=end_row,
         date=bars.date[end_row],
@@ -96,6 +109,8 @@ def index_windows(bars: Bars, features: np.ndarray, windowing: Windowing) -> Win
         forward_return=forward_return.astype(np.float32),
         sector=bars.sector[end_row],
         stock=bars.stock[end_row],
+        in_stride=met[end_row],
+        in_test_stride=met_in_test[end_row],
         counts=counts,
     )
 
@@ -107,16 +122,16 @@ def label_of(forward_return: np.ndarray, threshold: float) -> np.ndarray:
     return 1 + (forward_return >= bound).astype(np.int64) - (forward_return <= -bound)
 
 
-def _finite_rows_up_to(features: np.ndarray) -> np.ndarray:
-    """(R,) number of rows in unbroken succession, up to and with this one, whose features are all finite."""
+def complete_windows(features: np.ndarray) -> np.ndarray:
+    """(R,) bool, whether this row and the 59 before it have finite features; (R, 28) as from `compute_features`."""
     row = np.arange(len(features))
-    return row - np.maximum.accumulate(np.where(np.isfinite(features).all(axis=1), -1, row))
+    return row - np.maximum.accumulate(np.where(np.isfinite(features).all(axis=1), -1, row)) >= WINDOW
 
 
-def _exit_row(bars: Bars, horizon: int) -> np.ndarray:
-    """(R,) row of the same segment on the market session `horizon` after each row's, −1 where there is none."""
+def _row_after(bars: Bars, lag: int) -> np.ndarray:
+    """(R,) row of the same segment on the market session `lag` after each row's, −1 where there is none."""
     sessions, session = np.unique(bars.date, return_inverse=True)
-    place = bars.segment.astype(np.int64) * (len(sessions) + horizon) + session  # ascending, a gap after each segment
-    found = np.searchsorted(place, place + horizon)
-    there = place[np.minimum(found, len(place) - 1)] == place + horizon
+    place = bars.segment.astype(np.int64) * (len(sessions) + lag) + session  # ascending, a gap after each segment
+    found = np.searchsorted(place, place + lag)
+    there = place[np.minimum(found, len(place) - 1)] == place + lag
     return np.where(there, found, -1)

@@ -74,6 +74,27 @@ def test_counts_say_what_was_read_and_left_out(tmp_path):
     }  # fmt: skip
 
 
+def test_rows_of_unknown_sector_are_dropped_or_refused_if_asked(tmp_path):
+    write(tmp_path / "prices.csv", HEADER, *GOOD)
+    write(tmp_path / "sectors.csv", "code,sector,valid_from", "005930,electronics,2024-01-03")
+    sources = {
+        policy: KrxFiles("prices.csv", "sectors.csv", unknown_sector=policy) for policy in ("other", "drop", "refuse")
+    }
+    assert len(sources["other"].load(str(tmp_path))) == 4
+    dropped = sources["drop"].load(str(tmp_path))
+    assert (dropped.codes, dropped.date.astype(str).tolist()) == (["005930"], ["2024-01-03"])
+    assert dropped.counts["unknown_sector_rows"] == 3
+    with pytest.raises(UserError, match="tells no sector of 000660, 005930 .2 issues, 3 rows.; add them"):
+        sources["refuse"].load(str(tmp_path))
+
+
+def test_the_factor_leads_from_adjusted_prices_back_to_those_quoted(tmp_path):
+    header = "date,code,open,high,low,close,adj_close,volume"
+    bars = load(tmp_path, "2024-01-02,000660,100,110,95,105,52.5,1000", header=header)
+    assert (bars.close / bars.factor).tolist() == [105]
+    assert bars.open.tolist() == [50]
+
+
 @pytest.mark.parametrize(
     "header",
     [

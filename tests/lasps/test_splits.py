@@ -127,3 +127,60 @@ def test_an_empty_split_is_refused_with_its_dates_and_the_span_of_the_data(argum
 def test_a_handful_of_sessions_is_refused_not_an_index_error(days):
     with pytest.raises(UserError, match="empty"):
         DateSplit().assign(DATE[:days], LABEL_END[:days], SESSIONS)
+
+
+DAYS = np.arange("2020-01-01", "2020-04-10", dtype="datetime64[D]")  # 100 sessions
+LATER = DAYS + np.timedelta64(5, "D")
+
+
+def fold(number, **arguments):
+    split = DateSplit("2020-02-10", "2020-02-20", folds=3, fold=number, embargo=2, **arguments)  # sessions 40 and 50
+    return split.assign(DAYS, LATER, DAYS)
+
+
+def spans(assigned):
+    return [(int(np.flatnonzero(assigned == k)[0]), int(np.flatnonzero(assigned == k)[-1])) for k in (0, 1, 2)]
+
+
+def test_walk_forward_folds_test_successive_spans_and_validate_right_before_them():
+    # 50 test sessions in spans of 16, 17, 17; labels of 5 sessions and an embargo of 2 purge 7 sessions at each border
+    assert [spans(fold(number)) for number in range(3)] == [
+        [(0, 32), (40, 42), (50, 65)],
+        [(0, 48), (56, 58), (66, 82)],
+        [(0, 65), (73, 75), (83, 99)],
+    ]
+
+
+def test_rolling_history_keeps_the_training_length_of_the_first_fold():
+    assert [spans(fold(number, history="rolling"))[0] for number in range(3)] == [(0, 32), (16, 48), (33, 65)]
+
+
+def test_fold_zero_of_one_is_the_fixed_split():
+    one = DateSplit("2020-02-10", "2020-02-20", embargo=2).assign(DAYS, LATER, DAYS)
+    assert spans(one) == [(0, 32), (40, 42), (50, 99)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"folds": 2, "fold": 2}, r"fold=2: with data.split.folds=2 choose 0 … 1"),
+        ({"random": True}, "allow_leaky=true"),
+    ],
+)
+def test_impossible_and_leaky_splits_are_refused(arguments, reason):
+    with pytest.raises(UserError, match=reason):
+        DateSplit(**arguments)
+
+
+def test_more_folds_than_test_sessions_are_refused():
+    with pytest.raises(UserError, match="50 sessions for data.split.folds=60"):
+        DateSplit("2020-02-10", "2020-02-20", folds=60).assign(DAYS, LATER, DAYS)
+
+
+def test_a_random_split_deals_the_same_windows_out_in_splits_of_the_same_sizes():
+    dates = {"val_start": "2020-02-10", "test_start": "2020-02-20", "embargo": 2}
+    honest = DateSplit(**dates).assign(DAYS, LATER, DAYS)
+    leaky = DateSplit(**dates, random=True, allow_leaky=True).assign(DAYS, LATER, DAYS)
+    assert np.bincount(honest + 1).tolist() == np.bincount(leaky + 1).tolist()
+    assert ((honest < 0) == (leaky < 0)).all()
+    assert DAYS[leaky == 0].max() > DAYS[leaky == 2].min()

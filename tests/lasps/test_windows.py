@@ -34,15 +34,22 @@ def one_by_one(bars: Bars, windowing: Windowing) -> list[tuple]:
         complete = (bars.segment[window] == segment).sum() == WINDOW and np.isfinite(features[window]).all()
         offset = zlib.crc32(bars.codes[bars.stock[row]].encode())
         met = (np.busday_count("1990-01-01", today) + offset) % windowing.stride == 0
-        if exit_row is None or not complete or not met:
+        entry_row, entry = row, bars.close
+        if windowing.entry == "open_t1":
+            tomorrow = calendar.index(today) + 1
+            entry_row = row_on.get((segment, calendar[tomorrow])) if tomorrow < len(calendar) else None
+            entry = bars.open
+        if exit_row is None or entry_row is None or not complete or not met:
             continue
-        move = bars.close[exit_row] / bars.close[row] - 1
+        move = bars.close[exit_row] / entry[entry_row] - 1
         label = 2 if move >= windowing.threshold else 0 if move <= -windowing.threshold else 1
         found.append((today, int(bars.stock[row]), row, calendar[later], np.float32(move), label))
     return sorted(found, key=lambda window: window[:2])
 
 
-@pytest.mark.parametrize("windowing", [DAILY, Windowing(), Windowing(horizon=2, threshold=0.01, stride=3)])
+@pytest.mark.parametrize(
+    "windowing", [DAILY, Windowing(), Windowing(horizon=2, threshold=0.01, stride=3), Windowing(entry="open_t1")]
+)
 def test_windows_are_those_found_row_by_row(windowing):
     bars = random_bars([230, 170, 260, 200, 190], seed=4)
     bars.segment[1000:] += 1  # a price break after 140 rows of the last issue
@@ -189,3 +196,12 @@ def test_real_windows_are_those_found_row_by_row():
     assert list(zip(windows.date.tolist(), windows.end_row.tolist(), windows.label.tolist(), strict=True)) == [
         (today, row, label) for today, _, row, _, _, label in expected
     ]
+
+
+def test_the_test_stride_adds_windows_and_says_which_stride_meets_each():
+    bars = random_bars([300, 280], seed=1)
+    both, sparse, daily = windows_of(bars, Windowing(test_stride=1)), windows_of(bars, Windowing()), windows_of(bars)
+    assert both.end_row.tolist() == daily.end_row.tolist()
+    assert both.end_row[both.in_stride].tolist() == sparse.end_row.tolist()
+    assert both.in_test_stride.all()
+    assert both.counts == sparse.counts

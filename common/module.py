@@ -18,8 +18,9 @@ class TrunkModule(LightningModule):
         network: the model; its weights are what later runs and evaluations load.
         optimizer: makes the optimiser from a list of parameters.
         schedule: (epochs done, epochs in all) → factor on the learning rate; applied before every step.
-        trainable: name patterns (`*`, `network.heads.*`) of the parameters that train. All others are frozen, and
-            modules without a trainable parameter stay in evaluation mode.
+        trainable: name patterns (`*`, `network.heads.*`) of the parameters that train, less those named by patterns
+            with `!` before them. All others are frozen, and modules without a trainable parameter stay in evaluation
+            mode.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class TrunkModule(LightningModule):
         """
         names = [name for name, _ in self.named_parameters()]
         for pattern in self.trainable:
-            if not any(fnmatchcase(name, pattern) for name in names):
+            if not any(fnmatchcase(name, pattern.removeprefix("!")) for name in names):
                 top = sorted({".".join(name.split(".")[:2]) for name in names})
                 raise UserError(f"phase.trainable: {pattern!r} names no parameter; there are {', '.join(top)}.")
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in self.trainable))
+            taken = any(fnmatchcase(name, pattern) for pattern in self.trainable)
+            kept_out = any(fnmatchcase(name, pattern[1:]) for pattern in self.trainable if pattern.startswith("!"))
+            parameter.requires_grad_(taken and not kept_out)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "TrunkModule":

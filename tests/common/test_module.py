@@ -26,6 +26,12 @@ def test_only_the_named_parameters_train():
     assert trains == {"network.head.0.weight", "network.head.0.bias"}
 
 
+def test_a_pattern_with_an_exclamation_mark_takes_away():
+    frozen = module("!network.head.*", "network.*")
+    trains = {name.split(".")[1] for name, parameter in frozen.named_parameters() if parameter.requires_grad}
+    assert trains == {"backbone"}
+
+
 def test_frozen_parts_stay_in_evaluation_mode():
     frozen = module("network.head.*")
     for mode in (True, False, True):

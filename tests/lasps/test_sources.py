@@ -84,7 +84,7 @@ def test_rows_of_unknown_sector_are_dropped_or_refused_if_asked(tmp_path):
     dropped = sources["drop"].load(str(tmp_path))
     assert (dropped.codes, dropped.date.astype(str).tolist()) == (["005930"], ["2024-01-03"])
     assert dropped.counts["unknown_sector_rows"] == 3
-    with pytest.raises(UserError, match="tells no sector of 000660, 005930 .2 issues, 3 rows.; add them"):
+    with pytest.raises(UserError, match=r"tells no sector of 000660, 005930 \(2 issues, 3 rows\); add them"):
         sources["refuse"].load(str(tmp_path))
 
 

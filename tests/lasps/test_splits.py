@@ -173,7 +173,7 @@ def test_impossible_and_leaky_splits_are_refused(arguments, reason):
 
 
 def test_more_folds_than_test_sessions_are_refused():
-    with pytest.raises(UserError, match="50 sessions for data.split.folds=60"):
+    with pytest.raises(UserError, match=r"50 sessions for data\.split\.folds=60"):
         DateSplit("2020-02-10", "2020-02-20", folds=60).assign(DAYS, LATER, DAYS)
 
 

@@ -1,15 +1,13 @@
 """What `evaluate.py` can say of lasps runs."""
 
 import csv
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from common.checkpoints import load_network, read_checkpoint
+from common.checkpoints import read_checkpoint
 from common.errors import UserError
 from common.evaluation import LoadedRun, Split, load_run
 from common.files import write_text
@@ -20,54 +18,9 @@ from common.rundir import Run
 from common.stats import Interval, bootstrap_sums, date_blocks, paired_difference
 from lasps.data.dataset import StockDataset
 from lasps.data.module import CLASSES
+from lasps.forecasts import MIN_BLOCKS, Predictions, parent_of, predict, session_blocks
 
 COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
-MIN_BLOCKS = 10  # fewer blocks of dates give no usable interval
-
-
-@dataclass
-class Predictions:
-    """What a model says of N windows.
-
-    Attributes:
-        logits: (N, 3) float32.
-        probabilities: (N, 3) float64, rows sum to 1.
-        loss: mean training loss of the run's own loss function.
-    """
-
-    logits: np.ndarray
-    probabilities: np.ndarray
-    loss: float
-
-
-def predict(loaded: LoadedRun, split: Split) -> Predictions:
-    """Predictions of a loaded run for all windows of a split, in the data set's order."""
-    module, data = loaded.module, loaded.data
-    logits = torch.cat(list(_logits(loaded, data.datasets[split])))
-    labels = torch.as_tensor(data.datasets[split].labels)
-    loss = module.loss.cpu().per_sample(logits, labels).double().mean().item()
-    return Predictions(logits.numpy(), logits.double().softmax(1).numpy(), loss)
-
-
-@torch.inference_mode()
-def _logits(loaded: LoadedRun, dataset: StockDataset) -> Iterator[torch.Tensor]:
-    module = loaded.module
-    for batch in loaded.data.in_order(dataset):
-        batch = loaded.data.view(batch.to(module.device), module.network.use_chart_cnn)
-        yield module.logits(batch).float().cpu()
-
-
-def parent_of(loaded: LoadedRun) -> LoadedRun | None:
-    """What a run started from, judged with the head that it had trained; None if it was random weights."""
-    parent = loaded.run.environment["parent"]
-    if parent is None:
-        return None
-    if not Path(parent["checkpoint"]).is_file():
-        raise UserError(f"{loaded.run}: its parent checkpoint {parent['checkpoint']} is gone.")
-    before = load_run(loaded.run, data=loaded.data)
-    load_network(before.module, Path(parent["checkpoint"]))
-    before.module.head = "sector" if before.module.network.heads_trained.any() else "common"
-    return before
 
 
 def validation(runs: list[Run], split: Split, output: Path, data_dir: str | None) -> dict[str, Any]:
@@ -83,7 +36,7 @@ def validation(runs: list[Run], split: Split, output: Path, data_dir: str | None
         raise UserError(f"analysis=lasps/validation judges one run; {len(runs)} given. See analysis=lasps/phase_gain.")
     loaded = load_run(runs[0], data_dir)
     dataset, prior = loaded.data.datasets[split], loaded.data.facts["class_counts"]
-    after, blocks = predict(loaded, split), _blocks(dataset)
+    after, blocks = predict(loaded, split), session_blocks(dataset)
     report = classification_report(dataset.labels, after.probabilities, class_names=CLASSES, prior=prior, groups=blocks)
     before = parent_of(loaded)
     earlier = None if before is None else predict(before, split)
@@ -156,7 +109,7 @@ def _mean_skill(name: str, chance: float) -> Callable[[np.ndarray], np.ndarray]:
 def _scores_of(loaded: LoadedRun, split: Split) -> tuple[dict[str, float], np.ndarray]:
     """Scores of a run, and its confusion matrices by block of sessions (K, 3, 3)."""
     dataset = loaded.data.datasets[split]
-    blocks = _blocks(dataset)
+    blocks = session_blocks(dataset)
     if blocks is None:
         raise UserError(f"{loaded.run}: the {split} split has no dates, or fewer than {MIN_BLOCKS} blocks of sessions.")
     predictions = predict(loaded, split)
@@ -164,13 +117,6 @@ def _scores_of(loaded: LoadedRun, split: Split) -> tuple[dict[str, float], np.nd
     report = classification_report(dataset.labels, predictions.probabilities, class_names=CLASSES, prior=prior)
     counts = confusion_matrix(dataset.labels, predictions.logits.argmax(1), len(CLASSES), blocks)
     return {name: report[name] for name in (*COMPARED, "mcc", "log_loss_gain")}, counts
-
-
-def _blocks(dataset: StockDataset) -> np.ndarray | None:
-    if dataset.date is None:
-        return None
-    blocks = date_blocks(dataset.date)
-    return blocks if blocks.max() + 1 >= MIN_BLOCKS else None
 
 
 def _before_after(

@@ -1,10 +1,12 @@
 """Training of the fusion network on windows: phases 1 and 3, and the scores of all phases."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from common.losses import FocalLoss
@@ -20,6 +22,7 @@ class LaspsModule(TrunkModule):
     Args:
         head: which head is trained and judged. Before the first training of sector heads they start as copies of the
             common head (lasps specification, section 7).
+        aux_weight: weight of the smooth L1 loss on the auxiliary targets, where the data has some.
     """
 
     network: SectorFusion
@@ -32,9 +35,10 @@ class LaspsModule(TrunkModule):
         schedule: Callable[[float, int], float],
         trainable: Sequence[str],
         head: Literal["common", "sector"],
+        aux_weight: Annotated[float, Field(ge=0)] = 0.5,
     ):
         super().__init__(network, optimizer, schedule, trainable)
-        self.loss, self.head = loss, head
+        self.loss, self.head, self.aux_weight = loss, head, aux_weight
         self.val_confusion = MulticlassConfusionMatrix(num_classes=3)
         self.val_losses: list[Tensor] = []
 
@@ -48,7 +52,12 @@ class LaspsModule(TrunkModule):
     def training_step(self, batch: WindowBatch, batch_idx: int) -> Tensor:
         if self.head == "sector":
             self.network.heads_trained[batch.sector] = True
-        loss = self.loss(self.logits(batch), batch.label)
+        output = self.network(batch.series, batch.chart, batch.sector, self.head)
+        loss = self.loss(output["logits"], batch.label)
+        if batch.aux is not None:
+            known = ~batch.aux.isnan()
+            said = self.network.aux_head(output["shared_features"])
+            loss = loss + self.aux_weight * functional.smooth_l1_loss(said[known], batch.aux[known])
         return self.record_train_loss(loss, len(batch), batch_idx)
 
     def logits(self, batch: WindowBatch) -> Tensor:

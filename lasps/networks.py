@@ -36,6 +36,7 @@ class SectorFusion(nn.Module):
         attention: `softmax`, or `linear` in the window's length.
         use_chart_cnn: without it the series alone decides.
         head_hidden: hidden width of the heads.
+        num_aux: auxiliary targets that a linear head predicts in training.
 
     Attributes:
         heads_trained: (S,) bool, part of the weights: which sector heads have been trained. Whoever trains them
@@ -62,6 +63,7 @@ class SectorFusion(nn.Module):
         attention: Literal["softmax", "linear"] = "softmax",
         use_chart_cnn: bool = True,
         head_hidden: Positive = 64,
+        num_aux: Annotated[int, Field(ge=0)] = 0,
     ):
         super().__init__()
         _check_sizes(input_dim, hidden_dim, num_heads)
@@ -74,6 +76,7 @@ class SectorFusion(nn.Module):
         self.fusion = nn.Sequential(nn.Linear(fusion_input, hidden_dim), nn.ReLU(), nn.Dropout(fusion_dropout))
         self.common_head = ClassifierHead(hidden_dim, head_hidden, dropout)
         self.sector_heads = SectorHeads(num_sectors, hidden_dim, head_hidden, dropout)
+        self.aux_head = nn.Linear(hidden_dim, num_aux) if num_aux else None
         self.register_buffer("heads_trained", torch.zeros(num_sectors, dtype=torch.bool))
 
     def forward(

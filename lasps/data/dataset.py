@@ -19,12 +19,14 @@ class WindowBatch:
         chart: (B, 3, H, W) float32 in [0, 1], or None before `View` has drawn it or where the model takes none.
         sector: (B,) int64 in [0, num_sectors).
         label: (B,) int64. 0 sell, 1 hold, 2 buy, from the forward return.
+        aux: (B, K) float32 auxiliary targets, NaN where unknown; None where there are none.
     """
 
     series: Tensor
     chart: Tensor | None
     sector: Tensor
     label: Tensor
+    aux: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -44,7 +46,10 @@ class StockDataset(Dataset):
         date, label_end: (N,) datetime64[D], session t and the session that decides the label; or None.
         forward_return: (N,) float32, or None.
         labels, sector_ids: (N,) int64.
+        aux_targets: (N, K) float32 for training, or None.
     """
+
+    aux_targets: np.ndarray | None = None
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class StockDataset(Dataset):
             self.chart(index),
             torch.as_tensor(self.sector_ids[index]),
             torch.as_tensor(self.labels[index]),
+            None if self.aux_targets is None else torch.as_tensor(self.aux_targets[index]),
         )
 
     def series(self, index: int | np.ndarray) -> np.ndarray:
@@ -114,6 +120,7 @@ class PanelDataset(StockDataset):
             windows.date[chosen], windows.label_end[chosen], windows.forward_return[chosen],
         )  # fmt: skip
         self.features, self.end_row = features, windows.end_row[chosen]
+        self.aux_targets = windows.aux_targets[chosen] if windows.aux_targets.shape[1] else None
         self._offsets = np.arange(1 - WINDOW, 1)
 
     def series(self, index: int | np.ndarray) -> np.ndarray:

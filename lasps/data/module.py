@@ -72,6 +72,7 @@ class LaspsDataModule(TrunkDataModule):
             "num_sectors": len(self.sectors),
             "sectors": list(self.sectors.english),
             "num_features": 28,
+            "num_aux": 0 if (aux := self.datasets["train"].aux_targets) is None else aux.shape[1],
             "feature_version": feature_version,
             "num_samples": {split: len(data) for split, data in self.datasets.items()},
             "class_counts": class_counts,
@@ -113,7 +114,7 @@ class BarsDataModule(LaspsDataModule):
         self.bars = bars = self.source.load(self.data_dir)
         features = compute_features(bars)
         windows = index_windows(bars, features, self.windowing)
-        assigned = self.split.assign(windows.date, windows.label_end, np.unique(bars.date))
+        assigned = self.split.assign(windows.date, windows.all_known, np.unique(bars.date))
         self.datasets = {
             name: PanelDataset(features, windows, np.flatnonzero((assigned == number) & met), bars.codes)
             for number, (name, met) in enumerate(zip(SPLITS, (windows.in_stride,) * 2 + (windows.in_test_stride,)))

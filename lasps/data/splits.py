@@ -94,8 +94,8 @@ class DateSplit:
             raise UserError(f"data.split.fold={fold}: with data.split.folds={folds} choose 0 … {folds - 1}.")
         if random and not allow_leaky:
             raise UserError(
-                "data.split.random=true: labels overlap for days and all issues share a day's market, so training would "
-                "know the test split; split by date, or set data.split.allow_leaky=true to see what leaks."
+                "data.split.random=true: labels overlap for days and all issues share a day's market, so training "
+                "would know the test split; split by date, or set data.split.allow_leaky=true to see what leaks."
             )
         self.start, self.end = days.get("start", EVER[0]), days.get("end", EVER[1])
         self.val_start, self.test_start = days.get("val_start"), days.get("test_start")

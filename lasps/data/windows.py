@@ -1,6 +1,7 @@
 """Which windows a table of bars holds, and their labels (lasps specification, sections 1 and 11)."""
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -9,8 +10,10 @@ from pydantic import Field
 
 from common.errors import UserError
 from lasps.data.bars import Bars
+from lasps.data.features import FEATURES
 
 WINDOW = 60  # sessions that the model looks at
+ATR = FEATURES.index("atr")
 EPOCH = np.datetime64("1990-01-01")
 
 
@@ -29,6 +32,7 @@ class Windowing:
         test_stride: the same in the test split, where daily ranks need all issues of a day; None as in training.
         entry: the price that the return starts from: the close of t, or the open of the next market session, at which
             one who knows the close of t can still buy.
+        aux_horizons: sessions after t over which relative returns are auxiliary targets of training.
     """
 
     horizon: Annotated[int, Field(ge=1)] = 5
@@ -36,6 +40,7 @@ class Windowing:
     stride: Annotated[int, Field(ge=1)] = 5
     test_stride: Annotated[int, Field(ge=1)] | None = None
     entry: Literal["close_t", "open_t1"] = "close_t"
+    aux_horizons: Sequence[Annotated[int, Field(ge=1)]] = ()
 
 
 @dataclass
@@ -49,6 +54,8 @@ class Windows:
         forward_return: (N,) float32, from the entry price to the close of `label_end`.
         sector: (N,) int64, as it was known at t.
         stock: (N,) int32, index into `Bars.codes`.
+        aux_targets: (N, K) float32, see `_relative_returns`; NaN where unknown.
+        all_known: (N,) datetime64[D], the session by which label and auxiliary targets are all decided.
         in_stride, in_test_stride: (N,) bool, which of the two strides meets the window; at least one does.
         counts: sessions that the stride meets: `windows`, and by reason those that give none.
     """
@@ -60,6 +67,8 @@ class Windows:
     forward_return: np.ndarray
     sector: np.ndarray
     stock: np.ndarray
+    aux_targets: np.ndarray
+    all_known: np.ndarray
     in_stride: np.ndarray
     in_test_stride: np.ndarray
     counts: dict[str, int]
@@ -101,6 +110,7 @@ def index_windows(bars: Bars, features: np.ndarray, windowing: Windowing) -> Win
     exit_row = exit_row[end_row]
     entry_price = (bars.open if windowing.entry == "open_t1" else bars.close)[entry_row[end_row]]
     forward_return = bars.close[exit_row] / entry_price - 1
+    aux_targets, aux_known = _auxiliary(bars, features, end_row, windowing.aux_horizons)
     return Windows(
         end_row=end_row,
         date=bars.date[end_row],
@@ -109,10 +119,35 @@ def index_windows(bars: Bars, features: np.ndarray, windowing: Windowing) -> Win
         forward_return=forward_return.astype(np.float32),
         sector=bars.sector[end_row],
         stock=bars.stock[end_row],
+        aux_targets=aux_targets,
+        all_known=np.maximum(bars.date[exit_row], aux_known),
         in_stride=met[end_row],
         in_test_stride=met_in_test[end_row],
         counts=counts,
     )
+
+
+def _auxiliary(
+    bars: Bars, features: np.ndarray, end_row: np.ndarray, horizons: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N, K) float32 relative returns of the windows over each horizon, and (N,) the last session they rest on."""
+    targets = np.full((len(end_row), len(horizons)), np.nan, np.float32)
+    known = bars.date[end_row]
+    for column, horizon in enumerate(horizons):
+        exit_row = _row_after(bars, horizon)
+        targets[:, column] = _relative_returns(bars, features[:, ATR], exit_row, horizon)[end_row]
+        known = np.maximum(known, bars.date[np.where(exit_row >= 0, exit_row, 0)][end_row])
+    return targets, known
+
+
+def _relative_returns(bars: Bars, atr: np.ndarray, exit_row: np.ndarray, horizon: int) -> np.ndarray:
+    """(R,) log return to `exit_row` less the day's mean over all issues, in units of ATR · √horizon, within ±3."""
+    there = exit_row >= 0
+    move = np.where(there, np.log(bars.close[exit_row] / bars.close), 0.0)
+    day = np.unique(bars.date, return_inverse=True)[1]
+    mean = np.bincount(day, move) / np.maximum(np.bincount(day, there), 1)
+    scale = np.maximum(atr / bars.close, 1e-3) * np.sqrt(horizon)
+    return np.where(there, np.clip((move - mean[day]) / scale, -3, 3), np.nan)
 
 
 def label_of(forward_return: np.ndarray, threshold: float) -> np.ndarray:

@@ -1,10 +1,15 @@
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from common import schedules
 from common.errors import UserError
+from common.losses import FocalLoss
+from lasps.data.dataset import WindowBatch
+from lasps.module import LaspsModule
 from lasps.networks import EncoderLayer, SectorFusion, SectorHeads, linear_attention
 
 SMALL = {"num_sectors": 5, "hidden_dim": 16, "num_layers": 2, "num_heads": 2, "feedforward_dim": 24}
@@ -210,3 +215,16 @@ def test_weights_start_as_those_of_torch_and_of_the_specification():
     assert not attention.out.bias.any()
     for ours, layer in ((full.sector_heads.weight1, nn.Linear(128, 64)), (full.sector_heads.weight2, nn.Linear(64, 3))):
         assert ours.abs().max().item() == pytest.approx(layer.weight.abs().max().item(), rel=0.1)
+
+
+def test_auxiliary_targets_train_the_backbone_and_unknown_ones_count_for_nothing():
+    batch = WindowBatch(torch.randn(4, 60, 28), None, torch.zeros(4, dtype=torch.int64), torch.tensor([0, 1, 2, 1]))
+    network = SectorFusion(**SMALL | {"use_chart_cnn": False, "num_aux": 2, "dropout": 0.0, "fusion_dropout": 0.0})
+    module = LaspsModule(network, FocalLoss(), torch.optim.SGD, schedules.constant, ["*"], "common")
+    module.record_train_loss = lambda loss, *_: loss
+    plain = module.training_step(batch, 0)
+    known = torch.tensor([[0.5, torch.nan], [torch.nan, torch.nan], [-2.0, 1.0], [0.1, 0.2]])
+    said = network.aux_head(network.features(batch.series, None))
+    errors = torch.nn.functional.smooth_l1_loss(said, known, reduction="none")
+    both = module.training_step(replace(batch, aux=known), 0)
+    assert both.item() == pytest.approx((plain + 0.5 * errors[~known.isnan()].mean()).item(), rel=1e-5)

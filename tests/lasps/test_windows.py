@@ -205,3 +205,18 @@ def test_the_test_stride_adds_windows_and_says_which_stride_meets_each():
     assert both.end_row[both.in_stride].tolist() == sparse.end_row.tolist()
     assert both.in_test_stride.all()
     assert both.counts == sparse.counts
+
+
+def test_auxiliary_targets_are_returns_over_the_market_in_units_of_daily_range():
+    bars = random_bars([230, 210, 230], seed=2)
+    windows = windows_of(bars, Windowing(stride=1, aux_horizons=(2, 9)))
+    features = compute_features(bars)
+    window = next(i for i, day in enumerate(windows.date) if day == bars.date[203] and windows.stock[i] == 1)
+    row, peers = 230 + 203, (203, 230 + 203, 440 + 203)
+    moves = [np.log(bars.close[peer + 2] / bars.close[peer]) for peer in peers]
+    scale = features[row, 17] / bars.close[row] * np.sqrt(2)
+    expected = np.clip((moves[1] - np.mean(moves)) / scale, -3, 3)
+    assert windows.end_row[window] == row
+    assert windows.aux_targets[window, 0] == pytest.approx(expected, abs=1e-5)
+    assert np.isnan(windows.aux_targets[window, 1])  # the issue has 210 bars
+    assert windows.all_known[0] == bars.date[178 + 9]

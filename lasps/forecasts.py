@@ -1,0 +1,110 @@
+"""What runs say of windows: logits, calibrated probabilities, and the windows' outcomes beside them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.checkpoints import load_network
+from common.errors import UserError
+from common.evaluation import LoadedRun, Split, load_run
+from common.rundir import Run
+from common.stats import date_blocks
+from lasps.data.dataset import StockDataset
+from lasps.data.features import FEATURES
+from lasps.data.view import View
+from lasps.judged import Rows
+from lasps.module import LaspsModule
+
+MIN_BLOCKS = 10  # fewer blocks of dates give no usable interval
+BATCH = 64  # always, padded: with equal shapes a window's logits do not depend on what else is predicted
+ATR, CLOSE = FEATURES.index("atr"), FEATURES.index("close")
+
+
+@dataclass
+class Predictions:
+    """What a model says of N windows.
+
+    Attributes:
+        logits: (N, 3) float32.
+        probabilities: (N, 3) float64, rows sum to 1.
+        loss: mean training loss of the run's own loss function.
+    """
+
+    logits: np.ndarray
+    probabilities: np.ndarray
+    loss: float
+
+
+def predict(loaded: LoadedRun, split: Split) -> Predictions:
+    """Predictions of a loaded run for all windows of a split, in the data set's order."""
+    dataset = loaded.data.datasets[split]
+    logits = torch.from_numpy(logits_of(loaded.module, loaded.data.view, dataset))
+    labels = torch.as_tensor(dataset.labels)
+    loss = loaded.module.loss.cpu().per_sample(logits, labels).double().mean().item()
+    return Predictions(logits.numpy(), logits.double().softmax(1).numpy(), loss)
+
+
+@torch.inference_mode()
+def logits_of(module: LaspsModule, view: View, dataset: StockDataset) -> np.ndarray:
+    """(N, 3) float32 logits of a module in evaluation mode, in the data set's order.
+
+    A window's logits depend on that window alone, bit for bit: not on the others, their number or their order.
+    """
+    found = np.empty((len(dataset), 3), np.float32)
+    for start in range(0, len(dataset), BATCH):
+        index = np.minimum(np.arange(start, start + BATCH), len(dataset) - 1)
+        batch = view(dataset[index].to(module.device), module.network.use_chart_cnn)
+        found[start : start + BATCH] = module.logits(batch).float().cpu().numpy()[: len(dataset) - start]
+    return found
+
+
+def rows_of(dataset: StockDataset, name: str) -> Rows:
+    """The windows of a split with their outcomes.
+
+    Raises:
+        UserError: if they have no dates or returns; `name` says whose they are.
+    """
+    if dataset.date is None or dataset.label_end is None or dataset.forward_return is None:
+        raise UserError(f"{name}: windows without dates and forward returns can be neither ranked nor traded.")
+    chunks = (np.arange(start, min(start + 4096, len(dataset))) for start in range(0, len(dataset), 4096))
+    last = np.concatenate([dataset.series(chunk)[:, -1, [ATR, CLOSE]] for chunk in chunks]).astype(np.float64)
+    return Rows(
+        code=dataset.codes, date=dataset.date, label_end=dataset.label_end, label=dataset.labels,
+        forward_return=dataset.forward_return.astype(np.float64), sector=dataset.sector_ids,
+        volatility=last[:, 0] / last[:, 1],
+    )  # fmt: skip
+
+
+def parent_of(loaded: LoadedRun) -> LoadedRun | None:
+    """What a run started from, judged with the head that it had trained; None if it was random weights."""
+    parent = loaded.run.environment["parent"]
+    if parent is None:
+        return None
+    if not Path(parent["checkpoint"]).is_file():
+        raise UserError(f"{loaded.run}: its parent checkpoint {parent['checkpoint']} is gone.")
+    before = load_run(loaded.run, data=loaded.data)
+    load_network(before.module, Path(parent["checkpoint"]))
+    before.module.head = "sector" if before.module.network.heads_trained.any() else "common"
+    return before
+
+
+def shared_head_of(loaded: LoadedRun) -> LoadedRun | None:
+    """The run in the line of parents that trained the common head; None if there is none, or it is the run itself."""
+    run = loaded.run
+    while run.environment["parent"] is not None:
+        run = Run(Path(run.environment["parent"]["checkpoint"]).parent.parent)
+        if not (run.path / "config.yaml").is_file():
+            return None
+        if run.config.module.head == "common":
+            return load_run(run, data=loaded.data)
+    return None
+
+
+def session_blocks(dataset: StockDataset) -> np.ndarray | None:
+    """(N,) number of the block of five sessions of each window; None without dates or with fewer than 10 blocks."""
+    if dataset.date is None:
+        return None
+    blocks = date_blocks(dataset.date)
+    return blocks if blocks.max() + 1 >= MIN_BLOCKS else None

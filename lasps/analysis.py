@@ -19,6 +19,7 @@ from common.stats import Interval, bootstrap_sums, date_blocks, paired_differenc
 from lasps.data.dataset import StockDataset
 from lasps.data.module import CLASSES
 from lasps.forecasts import MIN_BLOCKS, Predictions, parent_of, predict, session_blocks
+from lasps.phase2 import KEPT, SKIPPED
 
 COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 
@@ -175,8 +176,8 @@ def head_status(run: Run) -> dict[int, str]:
     epochs = read_checkpoint(run.best)["state_dict"].get("head_epoch")
     if epochs is None:
         return {}
-    words = {-1: "skipped, too few samples", 0: "kept, no epoch was better"}
-    return {sector: words.get(epoch, f"trained, epoch {epoch}") for sector, epoch in enumerate(epochs.tolist())}
+    words = {SKIPPED: "skipped (too few samples)", KEPT: "shared (none beat it)"}
+    return {sector: words.get(epoch, f"trained (epoch {epoch})") for sector, epoch in enumerate(epochs.tolist())}
 
 
 def _figures(run: Run, output: Path, summary: dict[str, Any]) -> None:

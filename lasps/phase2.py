@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from common.cache import cached_arrays
 from common.checkpoints import hash_weights
 from common.losses import FocalLoss
+from common.stats import date_blocks
 from lasps.data.module import LaspsDataModule
 from lasps.heads import SectorBatch, SectorBatches, dropout_masks
 from lasps.module import LaspsModule
@@ -56,15 +57,17 @@ class FeatureDataset(Dataset):
 class SectorHeadsModule(LaspsModule):
     """Trains `heads`, a copy of the network's sector heads, and puts into the network what validates best.
 
-    For every sector the network holds the head of the epoch with the lowest validation loss; the head that the sector
-    came with counts as epoch 0, so a sector whose training never helps keeps it. A sector with fewer than
-    `min_samples` training windows is skipped and keeps it as well. Lasps specification, sections 7 and 8.
+    For every sector the network holds the head of the epoch with the lowest validation loss among those that beat the
+    head the sector came with by more than noise; where none does, it keeps that head. A sector with fewer than
+    `min_samples` training windows is skipped and keeps it as well. Lasps specification, sections 7, 8 and 11.
 
     Args:
         seed: of sample orders and dropout, for every sector its own stream.
         cache_dir: where the features of frozen backbones are kept.
         batch_size: windows per sector and step.
         min_samples: training windows below which a sector is skipped.
+        min_gain: how many of its standard errors, by blocks of five sessions, a head's gain in validation loss must
+            exceed.
 
     Attributes:
         head_epoch: (S,) int64, the epoch that each deployed head is from, `KEPT` or `SKIPPED`.
@@ -81,15 +84,18 @@ class SectorHeadsModule(LaspsModule):
         cache_dir: str,
         batch_size: Annotated[int, Field(ge=1)] = 64,
         min_samples: Annotated[int, Field(ge=1)] = 100,
+        min_gain: Annotated[float, Field(ge=0)] = 1.0,
         head: Literal["sector"] = "sector",
     ):
         super().__init__(network, loss, optimizer, schedule, trainable, head)
         self.automatic_optimization = False
         self.seed, self.cache_dir = seed, cache_dir
-        self.batch_size, self.min_samples = batch_size, min_samples
+        self.batch_size, self.min_samples, self.min_gain = batch_size, min_samples, min_gain
         deployed = network.sector_heads
         num_sectors, input_dim, hidden_dim = deployed.weight1.shape
-        self.heads = SectorHeads(num_sectors, input_dim, hidden_dim, deployed.dropout)
+        self.heads, self.first_heads = (
+            SectorHeads(num_sectors, input_dim, hidden_dim, deployed.dropout) for _ in range(2)
+        )
         self.register_buffer("started", torch.tensor(False))
         self.register_buffer("head_epoch", torch.full((num_sectors,), KEPT))
         self.register_buffer("sector_loss_sum", torch.zeros(num_sectors, dtype=torch.float64))
@@ -103,14 +109,18 @@ class SectorHeadsModule(LaspsModule):
         counts = train.sector.bincount(minlength=len(self.head_epoch))
         trained = (counts >= self.min_samples).nonzero().flatten().tolist()
         if not self.started:
-            self.heads.load_state_dict(self.network.sector_heads.state_dict())
+            for heads in (self.heads, self.first_heads):
+                heads.load_state_dict(self.network.sector_heads.state_dict())
             self._report_sectors(data, counts, trained)
             self.started.fill_(True)
         data.loaders = {
             "train": lambda: self._batches(data, train, trained),
             "val": lambda: data.in_order(self.val_set),
         }
+        dates = data.datasets["val"].date
+        self.val_blocks = torch.from_numpy(np.arange(len(self.val_set)) if dates is None else date_blocks(dates))
         self.best_logits = self._all_logits(self.network.sector_heads)
+        self.first_logits = self._all_logits(self.first_heads)
 
     def on_fit_end(self) -> None:
         self.trainer.datamodule.loaders = {}
@@ -144,7 +154,8 @@ class SectorHeadsModule(LaspsModule):
         self.val_logits.clear()
         new, best = (self._sector_losses(each, sector) for each in (logits, self.best_logits))
         trained = self.sector_samples > 0
-        better = trained & (new < best)  # without validation windows both are NaN and nothing is better
+        # without validation windows both are NaN and nothing is better
+        better = trained & (new < best) & self._beyond_noise(logits, sector)
         for deployed, current in zip(self.network.sector_heads.parameters(), self.heads.parameters()):
             deployed.data[better] = current.data[better]
         self.head_epoch[better] = self.current_epoch + 1
@@ -193,6 +204,24 @@ class SectorHeadsModule(LaspsModule):
         losses = self.loss.per_sample(logits, self.val_set.label.to(logits.device)).double()
         sums = torch.zeros_like(self.sector_loss_sum).index_add_(0, sector, losses)
         return sums / sector.bincount(minlength=len(sums))
+
+    def _beyond_noise(self, logits: Tensor, sector: Tensor) -> Tensor:
+        """(S,) bool, whether the heads' gain over those that the sectors came with exceeds `min_gain` standard errors.
+
+        The standard error is that of a mean over blocks of dates of unequal size.
+        """
+        label, blocks = self.val_set.label.to(logits.device), self.val_blocks.to(logits.device)
+        first, now = (self.loss.per_sample(each, label).double() for each in (self.first_logits, logits))
+        num_sectors, num_blocks = len(self.head_epoch), int(blocks.max()) + 1
+        cell = sector * num_blocks + blocks
+        gains = torch.zeros(num_sectors * num_blocks, dtype=torch.float64, device=cell.device)
+        gains = gains.index_add_(0, cell, first - now).view(num_sectors, num_blocks)
+        counts = cell.bincount(minlength=gains.numel()).view_as(gains)
+        mean = gains.sum(1) / counts.sum(1)
+        scatter = ((gains - counts * mean.unsqueeze(1)) ** 2).sum(1)
+        filled = (counts > 0).sum(1)
+        error = (scatter * filled / (filled - 1)).sqrt() / counts.sum(1)
+        return mean > self.min_gain * error
 
     def _batches(self, data: LaspsDataModule, train: FeatureDataset, trained: list[int]) -> SectorBatches:
         made = SectorBatches(

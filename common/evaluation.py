@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import lightning
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -29,7 +30,7 @@ class LoadedRun:
     """A run with its data and its best weights, ready to predict.
 
     Attributes:
-        module: in evaluation mode, on the CPU.
+        module: in evaluation mode, on the GPU if there is one.
     """
 
     run: Run
@@ -48,9 +49,8 @@ def load_run(run: Run, data_dir: str | None = None, data: TrunkDataModule | None
     Raises:
         UserError: if the run is unfinished, or its data is not what it was trained on.
     """
+    refuse_unfinished(run)
     config = run.config
-    if not run.finished:
-        raise UserError(f"{run}: unfinished ({run.status.get('status', 'unknown')}); `python train.py resume={run}`.")
     if data_dir is not None and "data_dir" in config.data:
         config.data.data_dir = data_dir
     if data is None:
@@ -61,10 +61,23 @@ def load_run(run: Run, data_dir: str | None = None, data: TrunkDataModule | None
             f"{run}: trained on other data (fingerprint {config.facts.fingerprint}, this is {data.fingerprint}); "
             "point paths.data_dir to the files it was trained on."
         )
+    return LoadedRun(run, config, data, load_module(run))
+
+
+def load_module(run: Run) -> TrunkModule:
+    """A finished run's module with its best weights, in evaluation mode, on the GPU if there is one."""
+    refuse_unfinished(run)
+    config = run.config
     lightning.seed_everything(config.seed, verbose=False)
     module = instantiate(config.module, _convert_="all")
     load_network(module, run.best)
-    return LoadedRun(run, config, data, module.eval())
+    return module.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def refuse_unfinished(run: Run) -> None:
+    """Raises UserError if the run is not finished, with the command that continues it."""
+    if not run.finished:
+        raise UserError(f"{run}: unfinished ({run.status.get('status', 'unknown')}); `python train.py resume={run}`.")
 
 
 def evaluate(config: DictConfig) -> dict:
@@ -82,6 +95,7 @@ def evaluate(config: DictConfig) -> dict:
     specs = [config.run] if isinstance(config.run, str) else list(config.run)
     runs = [run for spec in specs for run in _expand(spec, config.paths.output_dir)]
     for run in runs:
+        refuse_unfinished(run)
         if config.split == "test":
             log_look(run, config.analysis_name)
     output = _output(runs, config)

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from common.files import plain, write_atomic, write_text
 from common.stats import Interval
@@ -61,6 +62,12 @@ def save_figure(figure: Figure, path: Path, table: Mapping[str, Sequence[Any]]) 
     # without Software, which names matplotlib's version
     write_atomic(path, lambda file: figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None}))
     figure.clear()
+
+
+def save_image(pixels: np.ndarray, path: Path) -> None:
+    """Write an image (H, W, 3), float in [0, 1], as PNG, pixel by pixel, atomically."""
+    image = Image.fromarray((np.clip(pixels, 0, 1) * 255).round().astype(np.uint8))
+    write_atomic(path, lambda file: image.save(file, format="png"))
 
 
 def plot_learning_curves(rows: Sequence[Mapping[str, Any]], path: Path, metrics: Sequence[str], title: str) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from common.checkpoints import read_checkpoint
 from common.errors import UserError
 from common.evaluation import LoadedRun, Split, load_run
 from common.files import write_text
@@ -17,9 +16,8 @@ from common.report import format_table, verdict
 from common.rundir import Run
 from common.stats import Interval, bootstrap_sums, date_blocks, paired_difference
 from lasps.data.dataset import StockDataset
-from lasps.data.module import CLASSES
-from lasps.forecasts import MIN_BLOCKS, Predictions, parent_of, predict, session_blocks
-from lasps.phase2 import KEPT, SKIPPED
+from lasps.forecasts import MIN_BLOCKS, Predictions, head_status, parent_of, predict, session_blocks
+from lasps.judged import CLASSES
 
 COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 
@@ -169,15 +167,6 @@ def _sector_interval(dataset: StockDataset, chosen: np.ndarray, predicted: np.nd
         return None
     counts = confusion_matrix(dataset.labels[chosen], predicted, len(CLASSES), blocks)
     return bootstrap_sums(lambda sums: classification_scores(sums)["balanced_accuracy"], counts).as_dict()
-
-
-def head_status(run: Run) -> dict[int, str]:
-    """What phase 2 did with each sector's head; empty for a run of another phase."""
-    epochs = read_checkpoint(run.best)["state_dict"].get("head_epoch")
-    if epochs is None:
-        return {}
-    words = {SKIPPED: "skipped (too few samples)", KEPT: "shared (none beat it)"}
-    return {sector: words.get(epoch, f"trained (epoch {epoch})") for sector, epoch in enumerate(epochs.tolist())}
 
 
 def _figures(run: Run, output: Path, summary: dict[str, Any]) -> None:

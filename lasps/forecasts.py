@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.checkpoints import load_network
+from common.calibration import Calibration, fit_vector
+from common.checkpoints import hash_weights, load_network, network_weights, read_checkpoint
 from common.errors import UserError
 from common.evaluation import LoadedRun, Split, load_run
+from common.files import read_json, write_json
 from common.rundir import Run
 from common.stats import date_blocks
 from lasps.data.dataset import StockDataset
@@ -16,6 +18,7 @@ from lasps.data.features import FEATURES
 from lasps.data.view import View
 from lasps.judged import Rows
 from lasps.module import LaspsModule
+from lasps.phase2 import KEPT, SKIPPED
 
 MIN_BLOCKS = 10  # fewer blocks of dates give no usable interval
 BATCH = 64  # always, padded: with equal shapes a window's logits do not depend on what else is predicted
@@ -100,6 +103,30 @@ def shared_head_of(loaded: LoadedRun) -> LoadedRun | None:
         if run.config.module.head == "common":
             return load_run(run, data=loaded.data)
     return None
+
+
+def head_status(run: Run) -> dict[int, str]:
+    """What phase 2 did with each sector's head; empty for a run of another phase."""
+    epochs = read_checkpoint(run.best)["state_dict"].get("head_epoch")
+    if epochs is None:
+        return {}
+    words = {SKIPPED: "skipped (too few samples)", KEPT: "shared (none beat it)"}
+    return {sector: words.get(epoch, f"trained (epoch {epoch})") for sector, epoch in enumerate(epochs.tolist())}
+
+
+def calibration_of(run: Run, data_dir: str | None, loaded: LoadedRun | None = None) -> Calibration:
+    """The calibration of a run's probabilities, fitted on its validation windows and kept in calibration.json.
+
+    Args:
+        loaded: the run if it is loaded already; otherwise it is, with its data, where nothing valid is kept.
+    """
+    path, weights = run.path / "calibration.json", hash_weights(network_weights(run.best))
+    if path.is_file() and (kept := read_json(path))["weights"] == weights:
+        return Calibration.from_dict(kept["calibration"])
+    loaded = loaded or load_run(run, data_dir)
+    calibration = fit_vector(predict(loaded, "val").logits, loaded.data.datasets["val"].labels)
+    write_json(path, {"weights": weights, "split": "val", "calibration": calibration.as_dict()})
+    return calibration
 
 
 def session_blocks(dataset: StockDataset) -> np.ndarray | None:

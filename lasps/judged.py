@@ -4,6 +4,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+CLASSES = ("SELL", "HOLD", "BUY")
+
 
 @dataclass(frozen=True)
 class Rows:

@@ -104,14 +104,14 @@ class Relative(Normalise):
         """
         if not self._fitted:
             raise RuntimeError("Relative: no statistics yet; call fit with the training windows or load a state dict.")
-        return ((_relative(series) - self.mean) / self.std).clamp(-10, 10)
+        return ((relative(series) - self.mean) / self.std).clamp(-10, 10)
 
     def fit(self, series_batches: Iterable[Tensor]) -> None:
         """Take mean and standard deviation per column over all sessions of raw training windows (B, T, 28)."""
         count, total, squares = 0, 0.0, 0.0
         for series in series_batches:
             # float64: sums over a hundred million rows
-            ratios = _relative(series).double().flatten(0, 1)
+            ratios = relative(series).double().flatten(0, 1)
             count += len(ratios)
             total = total + ratios.sum(0)
             squares = squares + (ratios**2).sum(0)
@@ -126,7 +126,7 @@ class Relative(Normalise):
         self._fitted = not bool(self.mean.isnan().any())
 
 
-def _relative(series: Tensor) -> Tensor:
+def relative(series: Tensor) -> Tensor:
     """(B, T, 28) ratios, see `Relative`."""
     ratios = series.clone()
     last = series[:, -1:]

@@ -20,9 +20,9 @@ from lasps.data.sources import KrxFiles, UsSample
 from lasps.data.splits import DateSplit
 from lasps.data.view import View
 from lasps.data.windows import Windowing, index_windows
+from lasps.judged import CLASSES
 
 SPLITS = ("train", "val", "test")
-CLASSES = ("SELL", "HOLD", "BUY")
 
 
 class LaspsDataModule(TrunkDataModule):

@@ -1,11 +1,14 @@
 """How a model sees a window: normalised series and drawn chart, made batched on the model's device."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
 from lasps.charts import ChartRenderer
 from lasps.data.dataset import StockDataset, WindowBatch
+from lasps.data.features import FEATURES
 from lasps.normalise import Normalise
 
 OHLCV = slice(0, 5)
@@ -17,10 +20,13 @@ class View:
     Args:
         normalise: scaling of the series.
         charts: draws the candle charts; stored images take precedence.
+        hide: features that the model sees as 0 throughout. Month and day together name a session, whose market move
+            all issues share: a model may learn it by heart.
     """
 
-    def __init__(self, normalise: Normalise, charts: ChartRenderer):
+    def __init__(self, normalise: Normalise, charts: ChartRenderer, hide: Sequence[Literal[FEATURES]] = ()):
         self.normalise, self.charts = normalise, charts
+        self.hidden = [FEATURES.index(name) for name in hide]
 
     def fit(self, dataset: StockDataset) -> None:
         """Fit the statistics that the scaling needs, if any, on the training windows."""
@@ -42,9 +48,10 @@ class View:
         chart = batch.chart
         if draw and chart is None:
             chart = self.charts(batch.series[..., OHLCV])
-        normalise = self.normalise.to(batch.series.device)
-        return replace(batch, series=normalise(batch.series), chart=chart if draw else None)
+        series = self.normalise.to(batch.series.device)(batch.series)
+        series[..., self.hidden] = 0
+        return replace(batch, series=series, chart=chart if draw else None)
 
     def identity(self) -> list:
         """What the view depends on, for fingerprints."""
-        return [type(self.normalise).__name__, vars(self.charts)]
+        return [type(self.normalise).__name__, vars(self.charts), *self.hidden]

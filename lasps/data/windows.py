@@ -91,8 +91,8 @@ def index_windows(bars: Bars, features: np.ndarray, windowing: Windowing) -> Win
     met = place % windowing.stride == 0
     met_in_test = place % (windowing.test_stride or windowing.stride) == 0
     complete = complete_windows(features)
-    exit_row = _row_after(bars, windowing.horizon)
-    entry_row = _row_after(bars, 1) if windowing.entry == "open_t1" else np.arange(len(bars))
+    exit_row = row_after(bars, windowing.horizon)
+    entry_row = row_after(bars, 1) if windowing.entry == "open_t1" else np.arange(len(bars))
     priced = (exit_row >= 0) & (entry_row >= 0)
     end_row = np.flatnonzero((met | met_in_test) & complete & priced)
     counts = {
@@ -134,7 +134,7 @@ def _auxiliary(
     targets = np.full((len(end_row), len(horizons)), np.nan, np.float32)
     known = bars.date[end_row]
     for column, horizon in enumerate(horizons):
-        exit_row = _row_after(bars, horizon)
+        exit_row = row_after(bars, horizon)
         targets[:, column] = _relative_returns(bars, features[:, ATR], exit_row, horizon)[end_row]
         known = np.maximum(known, bars.date[np.where(exit_row >= 0, exit_row, 0)][end_row])
     return targets, known
@@ -163,7 +163,7 @@ def complete_windows(features: np.ndarray) -> np.ndarray:
     return row - np.maximum.accumulate(np.where(np.isfinite(features).all(axis=1), -1, row)) >= WINDOW
 
 
-def _row_after(bars: Bars, lag: int) -> np.ndarray:
+def row_after(bars: Bars, lag: int) -> np.ndarray:
     """(R,) row of the same segment on the market session `lag` after each row's, −1 where there is none."""
     sessions, session = np.unique(bars.date, return_inverse=True)
     place = bars.segment.astype(np.int64) * (len(sessions) + lag) + session  # ascending, a gap after each segment

@@ -43,12 +43,6 @@ class Calibration:
         return cls(record["inverse_temperature"], tuple(record["bias"]))
 
 
-def temperature(logits: ArrayLike, targets: ArrayLike) -> float:
-    """T that minimises the log loss of softmax(logits / T); infinite where logits have no use (`fit_temperature`)."""
-    inverse = fit_temperature(logits, targets).inverse_temperature
-    return 1 / inverse if inverse > 0 else np.inf
-
-
 def fit_temperature(logits: ArrayLike, targets: ArrayLike) -> Calibration:
     """Temperature scaling: the T of least log loss, without biases; keeps every row's order of classes.
 

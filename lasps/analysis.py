@@ -16,8 +16,9 @@ from common.report import format_table, verdict
 from common.rundir import Run
 from common.stats import Interval, bootstrap_sums, date_blocks, paired_difference
 from lasps.data.dataset import StockDataset
-from lasps.forecasts import MIN_BLOCKS, Predictions, head_status, parent_of, predict, session_blocks
+from lasps.forecasts import Predictions, head_status, parent_of, predict, session_blocks
 from lasps.judged import CLASSES
+from lasps.ranking import MIN_BLOCKS
 
 COMPARED = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
 

@@ -19,8 +19,8 @@ from lasps.data.view import View
 from lasps.judged import Rows
 from lasps.module import LaspsModule
 from lasps.phase2 import KEPT, SKIPPED
+from lasps.ranking import MIN_BLOCKS
 
-MIN_BLOCKS = 10  # fewer blocks of dates give no usable interval
 BATCH = 64  # always, padded: with equal shapes a window's logits do not depend on what else is predicted
 ATR, CLOSE = FEATURES.index("atr"), FEATURES.index("close")
 

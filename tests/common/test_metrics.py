@@ -6,10 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import rankdata
 from sklearn import metrics as reference
 
 from common.metrics import (
     SCORES,
+    auc,
+    auc_interval,
+    average_ranks,
     brier,
     classification_report,
     classification_scores,
@@ -17,6 +21,8 @@ from common.metrics import (
     confusion_matrix,
     constant_predictor,
     log_loss,
+    one_vs_rest_auc,
+    precision_at_coverage,
 )
 from common.stats import bootstrap
 
@@ -227,6 +233,96 @@ def test_pairing_removes_what_both_classifiers_share():
     assert paired.high - paired.low < 0.2 * (alone["high"] - alone["low"])
 
 
+# scores on a coarse grid, so that most examples have ties
+scored_rows = st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=1, max_size=40)
+
+
+@given(scored_rows)
+def test_ranks_agree_with_scipy(rows):
+    values = [value for value, _ in rows]
+    np.testing.assert_array_equal(average_ranks(values), rankdata(values))
+
+
+def test_the_auc_is_the_share_of_won_pairs_and_ties_are_half_won():
+    # positives 3 and 1 against negatives 2, 1, 0: 3 wins three, 1 wins one and ties one
+    assert auc([3, 1, 2, 1, 0], np.array([True, True, False, False, False])) == (3 + 1.5) / 6
+    assert auc([1.0, 1.0, 1.0], np.array([True, False, False])) == 0.5
+
+
+@given(scored_rows)
+def test_the_auc_agrees_with_scikit_learn_and_is_undefined_without_both_classes(rows):
+    scores, positive = (np.array(column) for column in zip(*rows, strict=True))
+    if positive.all() or not positive.any():
+        assert math.isnan(auc(scores, positive))
+    else:
+        assert auc(scores, positive) == pytest.approx(reference.roc_auc_score(positive, scores))
+        assert auc(scores, positive) == pytest.approx(1 - auc(scores, ~positive))
+
+
+@given(scored_rows)
+def test_the_auc_sees_the_order_of_the_scores_only(rows):
+    scores, positive = (np.array(column) for column in zip(*rows, strict=True))
+    np.testing.assert_equal(auc(np.exp(scores) * 3 - 7, positive), auc(scores, positive))
+
+
+def test_each_class_has_an_auc_against_the_rest():
+    targets, probabilities, _ = noisy_market()
+    areas = one_vs_rest_auc(probabilities, targets)
+    macro = reference.roc_auc_score(targets, probabilities, multi_class="ovr", average=None)
+    np.testing.assert_allclose(areas, macro)
+    assert np.isnan(one_vs_rest_auc(probabilities, np.full(600, 1))).all()
+
+
+@given(st.integers(0, 1000), st.integers(2, 12), st.sampled_from([0, 1, 8]))
+def test_the_interval_of_the_auc_is_that_of_resampling_rows_by_group(seed, num_groups, decimals):
+    rng = np.random.default_rng(seed)
+    groups = np.append(rng.integers(0, num_groups, 80), np.arange(num_groups)) * 7
+    scores, positive = rng.normal(size=len(groups)).round(decimals), rng.random(len(groups)) < 0.4
+    # every group with both classes, so that no resample is undefined
+    scores, groups = np.append(scores, np.zeros(2 * num_groups)), np.append(groups, np.tile(np.unique(groups), 2))
+    positive = np.append(positive, np.repeat([True, False], num_groups))
+    fast = auc_interval(scores, positive, groups, num_resamples=30, level=0.9, seed=seed)
+    slow = bootstrap(auc, scores, positive, groups=groups, num_resamples=30, level=0.9, seed=seed)
+    assert fast.estimate == pytest.approx(auc(scores, positive), abs=1e-12)
+    assert (fast.low, fast.high) == pytest.approx((slow.low, slow.high), abs=1e-12)
+    assert (fast.n, fast.level, fast.method) == (slow.n, slow.level, slow.method)
+
+
+def test_resamples_without_a_positive_are_left_out_of_the_interval_of_the_auc():
+    # 4 of 8 groups have positives: some resamples have none
+    groups = np.repeat(np.arange(8), 2)
+    positive = (groups < 4) & (np.arange(16) % 2 == 0)
+    scores = np.random.default_rng(0).normal(size=16)
+    fast = auc_interval(scores, positive, groups, num_resamples=500)
+    slow = bootstrap(auc, scores, positive, groups=groups, num_resamples=500)
+    assert (fast.low, fast.high) == pytest.approx((slow.low, slow.high))
+
+
+def test_scores_without_skill_have_an_interval_around_one_half():
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(60), 10)
+    intervals = [auc_interval(rng.normal(size=600), rng.random(600) < 0.3, groups, 300) for _ in range(40)]
+    # 95 % cover it; 34 or fewer of 40 would happen once in a hundred
+    assert sum(not interval.excludes(0.5) for interval in intervals) > 34
+    assert max(interval.high - interval.low for interval in intervals) < 0.15
+
+
+def test_precision_at_coverage_by_hand():
+    scores = [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
+    positive = np.array([1, 0, 1, 1, 0, 0, 0, 0, 0, 1], dtype=bool)
+    found = precision_at_coverage(scores, positive, [0.01, 0.16, 0.4, 1.0])
+    assert [row["n"] for row in found] == [1, 2, 4, 10]
+    assert [row["precision"] for row in found] == pytest.approx([1, 1 / 2, 3 / 4, 4 / 10])
+    assert [row["coverage"] for row in found] == [0.01, 0.16, 0.4, 1.0]
+
+
+def test_rows_that_tie_at_the_cut_count_with_their_common_share():
+    # one row above the cut, hit; two more wanted of four that tie, one of which is positive
+    scores, positive = np.array([5, 2, 2, 2, 2, 1]), np.array([True, True, False, False, False, True])
+    (found,) = precision_at_coverage(scores, positive, [0.5])
+    assert found["precision"] == pytest.approx((1 + 2 * 1 / 4) / 3)
+    assert precision_at_coverage(scores[::-1], positive[::-1], [0.5]) == [found]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -244,6 +340,14 @@ def test_pairing_removes_what_both_classifiers_share():
         (lambda: report([0], [[0.5, 0.5]]), "3 class names for 2"),
         (lambda: compare_classifiers([0, 1], np.eye(2), np.eye(3)[:2], [0, 1]), "shapes"),
         (lambda: compare_classifiers([0, 1], np.eye(2), np.eye(2), [0, 0]), "at least 2 groups"),
+        (lambda: auc([1.0, math.nan], np.array([True, False])), "finite"),
+        (lambda: auc([1.0, 2.0], [1, 0]), "2 bools; got int64"),
+        (lambda: auc([1.0, 2.0], np.array([True])), "2 bools"),
+        (lambda: auc_interval([1.0, 2.0], np.array([True, True]), [0, 1]), "statistic is nan"),
+        (lambda: auc_interval([1.0, 2.0], np.array([True, False]), [0, 0]), "at least 2 groups"),
+        (lambda: auc_interval([1.0, 2.0], np.array([True, False]), [0]), "one label for each"),
+        (lambda: precision_at_coverage([1.0], np.array([True]), [1.5]), "coverages"),
+        (lambda: precision_at_coverage([], np.array([], dtype=bool)), "at least one row"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -100,7 +100,7 @@ def test_the_last_session_is_in_the_form_of_the_relative_normalisation(dataset):
     expected, ours = relative(torch.from_numpy(series))[:, -1].numpy(), tabulate(series)
     for column, name in enumerate(LAST_SESSION):
         np.testing.assert_array_equal(ours[:, column], expected[:, FEATURES.index(name)], err_msg=name)
-    left_out = relative[:, [FEATURES.index(name) for name in ("close", "volume_ma20", "obv")]]
+    left_out = expected[:, [FEATURES.index(name) for name in ("close", "volume_ma20", "obv")]]
     assert (left_out == 0).all()
 
 

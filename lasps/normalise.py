@@ -17,6 +17,7 @@ def _columns(names: str) -> list[int]:
 PRICES = _columns("open high low close ma5 ma20 ma60 ma120 bb_upper bb_middle bb_lower")
 PRICE_DIFFERENCES = _columns("macd macd_signal macd_hist atr")
 VOLUMES = _columns("volume volume_ma20")
+VOLATILITIES = _columns("bb_width atr")
 OPEN_ENDED = slice(0, FEATURES.index("volume_ratio"))  # the columns after it are within −1 … 1 as they are
 CLOSE, RSI, OBV, VOLUME_MA20 = _columns("close rsi obv volume_ma20")
 
@@ -124,6 +125,20 @@ class Relative(Normalise):
     def _refresh(self, *_: object) -> None:
         # kept as a Python value: asking the buffers in `forward` would wait for the GPU at every batch
         self._fitted = not bool(self.mean.isnan().any())
+
+
+class MinMaxVolatility(Relative):
+    """As `WindowMinMax`, but atr and bb_width as in `Relative`.
+
+    A range of its own for every window hides how much an issue moves, which decides HOLD; these two columns tell it.
+    """
+
+    def forward(self, series: Tensor) -> Tensor:
+        """As `Relative.forward`."""
+        scaled = series.clone()
+        scaled[..., OPEN_ENDED] = _min_max(series[..., OPEN_ENDED], dims=(1,))
+        scaled[..., VOLATILITIES] = super().forward(series)[..., VOLATILITIES]
+        return scaled
 
 
 def relative(series: Tensor) -> Tensor:

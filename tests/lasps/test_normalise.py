@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lasps.data.features import FEATURES, compute_features
-from lasps.normalise import Normalise, Relative, SharedPriceScale, WindowMinMax
+from lasps.normalise import MinMaxVolatility, Normalise, Relative, SharedPriceScale, WindowMinMax
 from tests.lasps.walks import random_bars, scaled
 
 AT = {name: column for column, name in enumerate(FEATURES)}
@@ -237,3 +237,14 @@ def test_a_constant_price_factor_changes_nothing(normalise, factor):
 def test_scaling_is_the_same_on_the_gpu(normalise, series):
     on_gpu = copy.deepcopy(normalise).to("cuda")(series.to("cuda"))
     torch.testing.assert_close(on_gpu.cpu(), normalise(series), rtol=1e-5, atol=1e-5)
+
+
+def test_min_max_with_volatility_takes_two_columns_from_relative_and_all_others_from_min_max():
+    series = torch.rand(4, 60, 28, generator=torch.Generator().manual_seed(0)) * 100 + 1
+    scale, relative, plain = MinMaxVolatility(), Relative(), WindowMinMax()
+    scale.fit([series])
+    relative.fit([series])
+    told = [FEATURES.index("bb_width"), FEATURES.index("atr")]
+    others = [column for column in range(28) if column not in told]
+    assert torch.equal(scale(series)[..., told], relative(series)[..., told])
+    assert torch.equal(scale(series)[..., others], plain(series)[..., others])

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from common import config as configs
-from common.errors import UserError, nearest
+from common.errors import ChecksFailed, UserError, nearest
 
 USER_EXIT = 2
 
@@ -42,6 +42,9 @@ def run_task(function: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     """Call `function(config)`; outside a sweep, a user's mistake or a full disk ends the program with one line."""
     try:
         return function(config)
+    except ChecksFailed as error:
+        print(f"failed: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     except UserError as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:  # the sweeper decides whether the sweep goes on
             raise

@@ -12,6 +12,10 @@ class UserError(Exception):
     """
 
 
+class ChecksFailed(Exception):
+    """What was checked is not as it must be: the message names the checks. Exit code 1, without a traceback."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """' Did you mean X?' for the known name closest to `name`, or '' when none is close."""
     matches = get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)

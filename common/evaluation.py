@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from common.checkpoints import load_network
 from common.data import TrunkDataModule
-from common.errors import UserError
+from common.errors import ChecksFailed, UserError
 from common.files import write_json
 from common.module import TrunkModule
 from common.rundir import Run, resolve_run
@@ -88,6 +88,7 @@ def evaluate(config: DictConfig) -> dict:
 
     Raises:
         UserError: for an unknown split, for runs that do not exist, are unfinished, or whose data cannot be found.
+        ChecksFailed: if the analysis lists something under `failed` in its summary; all is written by then.
     """
     quiet_libraries()
     if config.split not in get_args(Split):
@@ -108,6 +109,8 @@ def evaluate(config: DictConfig) -> dict:
     if report.is_file():
         print(report.read_text(encoding="utf-8"))
     log.info(f"written to {Run(output)}")
+    if summary.get("failed"):
+        raise ChecksFailed(f"{', '.join(summary['failed'])}; see {Run(output)}")
     return summary
 
 

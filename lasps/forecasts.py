@@ -1,5 +1,6 @@
 """What runs say of windows: logits, calibrated probabilities, and the windows' outcomes beside them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from common.evaluation import LoadedRun, Split, load_run
 from common.files import read_json, write_json
 from common.rundir import Run
 from common.stats import date_blocks
-from lasps.data.dataset import StockDataset
+from lasps.data.dataset import StockDataset, WindowBatch
 from lasps.data.features import FEATURES
 from lasps.data.view import View
 from lasps.judged import Rows
@@ -49,18 +50,41 @@ def predict(loaded: LoadedRun, split: Split) -> Predictions:
     return Predictions(logits.numpy(), logits.double().softmax(1).numpy(), loss)
 
 
-@torch.inference_mode()
 def logits_of(module: LaspsModule, view: View, dataset: StockDataset) -> np.ndarray:
     """(N, 3) float32 logits of a module in evaluation mode, in the data set's order.
 
     A window's logits depend on that window alone, bit for bit: not on the others, their number or their order.
     """
-    found = np.empty((len(dataset), 3), np.float32)
-    for start in range(0, len(dataset), BATCH):
-        index = np.minimum(np.arange(start, start + BATCH), len(dataset) - 1)
-        batch = view(dataset[index].to(module.device), module.network.use_chart_cnn)
-        found[start : start + BATCH] = module.logits(batch).float().cpu().numpy()[: len(dataset) - start]
+
+    def of_batch(index: np.ndarray) -> np.ndarray:
+        return _batch_logits(module, view, dataset[index])
+
+    return _in_padded_batches(of_batch, len(dataset))
+
+
+def logits_of_windows(module: LaspsModule, view: View, series: np.ndarray, sector: np.ndarray) -> np.ndarray:
+    """As `logits_of`, from raw windows (N, 60, 28) and sectors (N,)."""
+
+    def of_batch(index: np.ndarray) -> np.ndarray:
+        ids = torch.from_numpy(sector[index])
+        return _batch_logits(module, view, WindowBatch(torch.from_numpy(series[index]), None, ids, ids))
+
+    return _in_padded_batches(of_batch, len(series))
+
+
+def _in_padded_batches(logits: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray:
+    """(count, 3) logits of indices 0 … count − 1, asked for in batches of equal size."""
+    found = np.empty((count, 3), np.float32)
+    for start in range(0, count, BATCH):
+        index = np.minimum(np.arange(start, start + BATCH), count - 1)
+        found[start : start + BATCH] = logits(index)[: count - start]
     return found
+
+
+@torch.inference_mode()
+def _batch_logits(module: LaspsModule, view: View, batch: WindowBatch) -> np.ndarray:
+    batch = view(batch.to(module.device), module.network.use_chart_cnn)
+    return module.logits(batch).float().cpu().numpy()
 
 
 def rows_of(dataset: StockDataset, name: str) -> Rows:

@@ -360,7 +360,7 @@ class _Books:
 
     def enter(self, tranche: int, price: np.ndarray, weights: np.ndarray) -> None:
         """Bring a tranche to `weights` (S,) of what it is worth, as far as the rules let it."""
-        want = self._shares(weights * self._money(tranche, price), price)
+        want = self._shares(weights * self._money(tranche, price, weights), price, self.held[tranche])
         small = int(np.count_nonzero((weights != 0) & (want == 0) & ~np.isnan(price)))
         self.refused.update({"entry_below_lot": small} if small else {})
         self._trade(tranche, price, want)
@@ -398,27 +398,31 @@ class _Books:
             capacity=float(1 / np.median(demand)) if len(demand) else math.nan,
         )
 
-    def _money(self, tranche: int, price: np.ndarray) -> float:
-        """Won that the tranche can spend: cash and what closing all positions would bring after costs.
+    def _money(self, tranche: int, price: np.ndarray, weights: np.ndarray) -> float:
+        """Won that the tranche can be brought to `weights` (S,) of: cash, and what closing all positions would bring.
 
-        Positions that cannot be closed count nothing if bought, and their value as a debt if sold short.
+        What of a position cannot be closed today counts up to its own target, and as a debt if sold short.
         """
-        held = self.held[tranche]
+        held, worth = self.held[tranche], np.where(np.isnan(price), self.mark, price)
         fill = self._possible(-held, price)
-        stuck = held + fill
-        proceeds = -np.nansum(fill * price) - self._costs(fill, price).sum()
-        return max(0.0, self.cash[tranche] + proceeds + np.minimum(stuck, 0) @ self.mark)
+        stuck = (held + fill) * worth
+        proceeds = -(fill * worth).sum() - self._costs(fill, price).sum()
+        liquid = self.cash[tranche] + proceeds + np.minimum(stuck, 0).sum()
+        return attainable(max(0.0, liquid), weights, np.maximum(stuck, 0))
 
-    def _shares(self, money: np.ndarray, price: np.ndarray) -> np.ndarray:
-        """(S,) whole lots that `money` (S,) pays for with their costs; negative where it is to be sold short."""
-        price = np.where(np.isnan(price), self.mark, price)  # a halted issue keeps what it would be given
-        known = price > 0
-        most = np.divide(money, price, out=np.zeros_like(money), where=known)
-        filled = np.clip(most, -self.room, self.room)
-        rate = np.divide(
-            self._costs(filled, price), np.abs(filled) * price, out=np.zeros_like(money), where=filled != 0
-        )
-        return np.sign(money) * np.floor(np.abs(most) / (1 + rate) / self.unit) * self.unit
+    def _shares(self, money: np.ndarray, price: np.ndarray, held: np.ndarray) -> np.ndarray:
+        """(S,) whole lots for `money` (S,), negative where it is to be sold short.
+
+        Costs are set aside for all of it, as if bought anew; but shares held are not sold to set costs aside.
+        """
+        worth = np.where(np.isnan(price), self.mark, price)
+        most = np.divide(money, worth, out=np.zeros_like(money), where=worth > 0)
+        value = np.abs(most) * worth
+        rate = np.divide(self._costs(most, worth), value, out=np.zeros_like(money), where=value > 0)
+        most = np.abs(most)
+        bought, kept = np.floor(np.stack([most / (1 + rate), most]) / self.unit) * self.unit
+        kept = np.where(np.abs(held) <= most, np.abs(held), kept) * (held * money > 0)
+        return np.sign(money) * np.maximum(bought, kept)
 
     def _trade(self, tranche: int, price: np.ndarray, want: np.ndarray) -> None:
         """Trade a tranche towards `want` (S,) shares; what closes a position and is not done stays due."""
@@ -473,6 +477,24 @@ class _Books:
         """Take costs (K,) from the tranches' cash."""
         self.cash -= costs
         self.record["cost"][self.session] += costs.sum()
+
+
+def attainable(liquid: float, weights: np.ndarray, stuck: np.ndarray) -> float:
+    """The largest M with M = liquid + Σ min(stuck, weights · M) over the positive weights, which are all equal.
+
+    Args:
+        liquid: won to spend.
+        weights: (S,) of M.
+        stuck: (S,) won, held already and not for sale: no issue lends another what it has too much.
+    """
+    bought = weights > 0
+    if not bought.any():
+        return liquid
+    weight, stuck = weights[bought][0], np.sort(stuck[bought])
+    above_target = np.arange(len(stuck))[::-1]  # how many issues have more stuck than this one
+    money = (liquid + np.cumsum(stuck)) / (1 - weight * above_target)
+    within = np.flatnonzero(weight * money >= stuck * (1 - 1e-12))
+    return float(money[within[-1]]) if len(within) else liquid / (1 - weight * len(stuck))
 
 
 @dataclass(frozen=True)

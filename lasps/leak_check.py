@@ -49,11 +49,14 @@ def leak_check(
     if len(runs) != 1:
         raise UserError(f"analysis=lasps/leak_check checks one run; {len(runs)} given.")
     loaded = load_run(runs[0], data_dir)
-    checks = _bars_checks(loaded, plant, samples) if isinstance(loaded.data, BarsDataModule) else []
+    if isinstance(loaded.data, BarsDataModule):
+        checks = _bars_checks(loaded, plant, samples)
+    elif plant:
+        raise UserError("analysis.plant=true needs bars; this run's data holds windows only.")
+    else:
+        checks = [_columns(loaded.data.datasets["train"])]
     checks += _window_checks(loaded, split)
     failed = [check.name for check in checks if check.passed is False]
-    if plant and not isinstance(loaded.data, BarsDataModule):
-        raise UserError("analysis.plant=true needs bars; this run's data holds windows only.")
     write_text(output / "report.md", _report(loaded, split, checks, plant))
     return plain({"checks": [vars(check) for check in checks], "failed": failed, "planted": plant})
 
@@ -70,7 +73,7 @@ def _bars_checks(loaded: LoadedRun, plant: bool, samples: int) -> list[Check]:
     return [
         truncation(data.bars, compute, samples),
         future_perturbation(data.bars, compute, predicted, samples),
-        future_columns(data.bars, compute(data.bars), last),
+        *(future_columns(data.bars, compute(data.bars), last, horizon) for horizon in (1, data.windowing.horizon)),
         self_test(data.bars, compute_features, last),
     ]
 
@@ -87,7 +90,6 @@ def _window_checks(loaded: LoadedRun, split: Split) -> list[Check]:
     train, held = (tabulate_dataset(data.datasets[each]) for each in ("train", split))
     forecast = from_probabilities(name, predict(loaded, split).probabilities)
     return [
-        _columns(data.datasets["train"]),
         *disjoint(rows, sessions, embargo),
         shuffled_labels(train.features, train.label, held.features, held.label),
         block_permutation_check(rows[split], forecast),
@@ -95,7 +97,7 @@ def _window_checks(loaded: LoadedRun, split: Split) -> list[Check]:
 
 
 def _columns(dataset: StockDataset) -> Check:
-    """`too_good_columns` of the training windows over their own horizon, 5 sessions where it is not known."""
+    """`too_good_columns` of training windows without bars, whose horizon is taken to be 5 sessions."""
     chunks = np.array_split(np.arange(len(dataset)), max(1, len(dataset) // 4096))
     last_two = np.concatenate([dataset.series(chunk)[:, -2:] for chunk in chunks])
     return too_good_columns(last_two, FEATURES, dataset.forward_return.astype(np.float64), dataset.date)

@@ -51,7 +51,7 @@ def plot_deciles(excess: Mapping[str, list[float]], path: Path) -> None:
 
 
 def plot_equity(dates: np.ndarray, curves: Mapping[str, np.ndarray], path: Path, title: str) -> None:
-    """What one unit of money became, on a logarithmic scale; the first curve in front, benchmarks in grey.
+    """What one unit of money became; the first curve in front, benchmarks in grey.
 
     Args:
         dates: (D,) sessions.
@@ -67,10 +67,6 @@ def plot_equity(dates: np.ndarray, curves: Mapping[str, np.ndarray], path: Path,
         width, order = (1.2, 2) if number else (2, 3)
         axes.plot(dates, curve, label=name, color=color, zorder=order, linewidth=width, linestyle=line)
     axes.axhline(1, color="black", linewidth=0.8)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:.2f}")
-    axes.yaxis.set_minor_formatter("{x:.2f}")
-    axes.tick_params(which="minor", labelsize=8)
     axes.set_ylabel("Equity / capital", fontsize=10)
     axes.legend(fontsize=8.5, frameon=False)
     save_figure(figure, path, {"date": dates.astype(str)} | {name: list(curve) for name, curve in curves.items()})

@@ -235,23 +235,27 @@ def bars_of(data: Sequence[LaspsDataModule]) -> Bars | None:
 
 
 def looks_and_trials(runs: list[Run]) -> tuple[int, int]:
-    """How often the test split of these runs was looked at, and how many finished runs there are on the same data."""
+    """How often the test split of these runs was looked at, and how many finished runs there are on the same windows.
+
+    The windows are the same if their numbers and labels are; how a model sees them is part of what was tried.
+    """
     looks = [run.path / "test_looks.jsonl" for run in runs]
-    fingerprints = {run.config.facts.fingerprint for run in runs}
+    windows = [_windows(run) for run in runs]
     return (
         sum(len(path.read_text(encoding="utf-8").splitlines()) for path in looks if path.is_file()),
-        sum(_trained_on(path.parent, fingerprints) for path in _summaries(runs[0].path)),
+        sum(_windows(Run(path.parent)) in windows for path in _summaries(runs[0].path)),
     )
+
+
+def _windows(run: Run) -> tuple[Any, ...] | None:
+    """What tells a run's windows from others; None for a run without any."""
+    facts = run.config.get("facts", {})
+    known = ("num_samples", "class_counts", "counts")
+    return tuple(str(facts[name]) for name in known) if all(name in facts for name in known) else None
 
 
 def _summaries(run: Path) -> list[Path]:
     """The summary.json of every finished run below the same output directory, sweeps included."""
-    outputs = run.parents[1]
-    if (run.parent.name).endswith("-sweep"):
-        outputs = run.parents[2]
-    return [*outputs.glob("*/*/summary.json"), *outputs.glob("*/*-sweep/*/summary.json")]
-
-
-def _trained_on(folder: Path, fingerprints: set[str]) -> bool:
-    run = Run(folder)
-    return (folder / "environment.json").is_file() and run.environment.get("fingerprint") in fingerprints
+    outputs = run.parents[2] if run.parent.name.endswith("-sweep") else run.parents[1]
+    found = [*outputs.glob("*/*/summary.json"), *outputs.glob("*/*-sweep/*/summary.json")]
+    return [path for path in found if (path.parent / "config.yaml").is_file()]

@@ -65,7 +65,7 @@ def _setting(summary: dict[str, Any], runs: list[Run]) -> str:
         f"- {summary['n']} windows, {summary['first_date']} … {summary['last_date']}; entry price "
         f"`{summary['entry']}`.",
         f"- The test split of these runs was looked at {summary['test_looks']} time(s); "
-        f"{summary['configurations_tried']} finished run(s) on the same data stand beside them.",
+        f"{summary['configurations_tried']} finished run(s) on the same windows are among the outputs.",
         "- Intervals: 95 %, bootstrap by blocks of five sessions.",
     ]
     if "issues" in universe:

@@ -35,7 +35,7 @@ lint: $(STAMP) ## style and import boundaries
 	@.venv/bin/lint-imports --no-logo 2>/dev/null || .venv/bin/lint-imports
 
 bench: $(STAMP) ## speed and memory against named baselines
-	@for file in benchmarks/[a-z]*_*.py; do echo "== $$file"; $(RUN) $$file || exit 1; done
+	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(RUN) $$file || exit 1; done
 
 pins: ## renew constraints.txt from pyproject.toml
 	@$(UV) pip compile -q pyproject.toml --extra lasps --group dev --no-header --no-annotate --python-version 3.11 -o constraints.txt

@@ -87,8 +87,15 @@ def _setting(summary: dict[str, Any], runs: list[Run]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _span(interval: dict[str, Any] | None) -> str:
-    return "–" if interval is None else str(Interval(**interval))
+def _span(interval: dict[str, Any] | None, alone: float | None = None) -> str:
+    """An interval in words; without one the figure `alone`, if there is any."""
+    if interval is not None:
+        return str(Interval(**interval))
+    return "–" if alone is None else f"{alone:.3f}"
+
+
+def _balanced(row: dict[str, Any]) -> str:
+    return _span(row["intervals"].get("balanced_accuracy"), row["balanced_accuracy"])
 
 
 def _models_table(models: dict[str, Any]) -> str:
@@ -96,10 +103,10 @@ def _models_table(models: dict[str, Any]) -> str:
     for name, row in models.items():
         auc = row.get("auc")
         rows.append([
-            name, row["accuracy"], _span(row["intervals"].get("balanced_accuracy")), row["macro_f1"], row["mcc"],
+            name, row["accuracy"], _balanced(row), row["macro_f1"], row["mcc"],
             row.get("log_loss"), row.get("log_loss_gain"), row.get("brier"),
             "–" if auc is None else " / ".join(f"{value:.3f}" for value in auc),
-            _span(row["intervals"]["rank_ic"]), row["icir"],
+            _span(row["intervals"]["rank_ic"], row["rank_ic"]), row["icir"],
         ])  # fmt: skip
     return format_table(rows, [
         "model", "accuracy", "balanced accuracy", "macro-F1", "MCC", "log loss", "gain over prior", "Brier",
@@ -186,7 +193,7 @@ def _parts_table(rows: Sequence[dict[str, Any]], sectors: bool) -> str:
         shared = None if row["over_shared"] is None else row["over_shared"]["balanced_accuracy"]
         table.append([
             row["name"], row["n"], shares, *([row["head"]] if sectors else []), row["accuracy"],
-            _span(row["intervals"].get("balanced_accuracy")), row["macro_f1"], row["mcc"], row["log_loss_gain"],
+            _balanced(row), row["macro_f1"], row["mcc"], row["log_loss_gain"],
             _span(row["intervals"]["rank_ic"]), _span(row["intervals"].get("direction")), _span(shared),
             row["p_value"], *([row["p_holm"]] if sectors else []),
         ])  # fmt: skip

@@ -71,7 +71,13 @@ def report(
     looks, trials = looks_and_trials(runs)
     rows, candidate = judged.rows, judged.candidate
     models = {each.name: scores(rows, each, judged.prior) for each in judged.forecasts()}
-    compared = {each.name: differences(rows, candidate, each) for each in (*_shared(judged), *judged.baselines)}
+    compared = {
+        forecast.name: {each.name: differences(rows, forecast, each) for each in rivals}
+        for forecast, rivals in (
+            (candidate, (*_shared(judged), *judged.baselines)),
+            *((shared, judged.baselines) for shared in _shared(judged)),
+        )
+    }
     summary = {
         "data_source": data[0].data_source,
         "leaky": any(each.leaky for each in data),
@@ -248,7 +254,7 @@ def _portfolios(
 
 def _verdict(summary: dict[str, Any], name: str) -> list[str]:
     """What the figures are evidence for, in words; the first sentence is the answer."""
-    own, versus = summary["models"][name], summary["differences"][STRONGEST]
+    own, versus = summary["models"][name], summary["differences"][name][STRONGEST]
     intervals = own["intervals"]
     claims = [
         (_minus(intervals.get("balanced_accuracy"), 1 / 3), "balanced accuracy is above chance (1/3)"),

@@ -30,12 +30,7 @@ def markdown(summary: dict[str, Any], name: str, runs: list[Run], split: Split, 
         _models_table(summary["models"]),
         "\nClassifiers stand twice: deciding for the most probable class, and for the one that gains most over its "
         f"share in training. `{name}` is calibrated and decides in the second way. A constant score has no rank IC.\n",
-        f"## {name} minus each baseline, paired\n",
-        format_table(
-            [[key, _span(row["balanced_accuracy"]), _span(row["rank_ic"])]
-             for key, row in summary["differences"].items()],
-            ["baseline", "balanced accuracy", "rank IC"],
-        ),
+        *(_differences_text(forecast, rivals) for forecast, rivals in summary["differences"].items()),
         _classes_text(summary["classes"]),
         _calibration_text(summary["calibration"]),
         _ranking_text(summary["ranking"]),
@@ -55,6 +50,12 @@ def markdown(summary: dict[str, Any], name: str, runs: list[Run], split: Split, 
     ]  # fmt: skip
     pictures = [f"![{figure}](figures/{figure}.png)" for figure in figures]
     return "\n".join(part for part in [*parts, *pictures] if part) + "\n"
+
+
+def _differences_text(name: str, rivals: dict[str, Any]) -> str:
+    rows = [[rival, _span(row["balanced_accuracy"]), _span(row["rank_ic"])] for rival, row in rivals.items()]
+    table = format_table(rows, ["baseline", "balanced accuracy", "rank IC"])
+    return f"## {name} minus each baseline, paired\n\n{table}"
 
 
 def _setting(summary: dict[str, Any], runs: list[Run]) -> str:

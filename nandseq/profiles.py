@@ -153,6 +153,11 @@ class Profile:
             path = FOLDER / f"{source}.yaml"
         return _from_file(path)
 
+    @property
+    def base(self) -> "Profile":
+        """This profile with the base rules only."""
+        return self.replace(name=f"{self.name}.base", **{key: getattr(Profile, key) for key in EXTENDED})
+
     def replace(self, **changes: Any) -> "Profile":
         """This profile with some keys changed.
 

@@ -117,6 +117,8 @@ def explain(error: BaseException) -> str:
 
 def _explain_key(key: str) -> str:
     experiment = next((word.partition("=")[2] for word in sys.argv if word.startswith("experiment=")), None)
+    if experiment is not None and "," in experiment:  # Hydra composes what is common to all jobs before any of them
+        return f"{key}: in a sweep over experiments write {key}=choice(VALUE)."
     owner, _, name = key.rpartition(".")
     known: list[str] = []
     if experiment is not None:

@@ -17,7 +17,9 @@ from omegaconf import DictConfig
 ROOT = Path(__file__).resolve().parents[1]
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["common.training", "common.evaluation", "lasps.analysis", "lasps.phase2", "tests.toy"])
+_context.set_forkserver_preload(
+    ["common.training", "common.evaluation", "lasps.analysis", "lasps.phase2", "nandseq.roadmap", "tests.toy"]
+)
 
 
 def run(function: Callable[..., Any], *args: Any, env: dict[str, str] | None = None, timeout: float = 240) -> int:

@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import dataclass
 from datetime import datetime
+from glob import glob
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -100,7 +101,8 @@ def evaluate(config: DictConfig) -> dict:
         if config.split == "test":
             log_look(run, config.analysis_name)
     output = _output(runs, config)
-    log.info(f"{config.analysis_name} on the {config.split} split of {', '.join(map(str, runs))}")
+    named = ", ".join(map(str, runs)) if len(runs) < 6 else f"{len(runs)} runs"
+    log.info(f"{config.analysis_name} on the {config.split} split of {named}")
     analysis = instantiate(config.analysis, _convert_="all", _partial_=True)
     summary = analysis(runs=runs, split=config.split, output=output, data_dir=config.paths.data_dir)
     write_json(output / "summary.json", {"analysis": config.analysis_name, "split": config.split,
@@ -123,7 +125,9 @@ def log_look(run: Run, analysis: str) -> None:
 
 
 def _expand(spec: str, output_dir: str) -> list[Run]:
-    """The run that `spec` names, or all finished runs of a sweep directory."""
+    """The run that `spec` names, or all finished runs of a sweep directory; of all of them, where `*` stands in it."""
+    if "*" in spec and (folders := sorted(glob(spec))):
+        return [run for folder in folders for run in _expand(folder, output_dir)]
     folder = Path(spec)
     if folder.is_dir() and not (folder / "config.yaml").exists():
         runs = [Run(path.parent) for path in sorted(folder.glob("*/summary.json"))]

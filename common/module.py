@@ -72,6 +72,8 @@ class TrunkModule(LightningModule):
 
     def _rate_factor(self, step: int) -> float:
         # asked anew for every step: how long an epoch is becomes known only after the optimiser exists
+        if step == 0:
+            return self.schedule(0.0, self.trainer.max_epochs)
         steps_per_epoch = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
         return self.schedule(step / steps_per_epoch, self.trainer.max_epochs)
 

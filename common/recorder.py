@@ -187,6 +187,8 @@ class Stopped(BaseException):
 class GracefulStop:
     """Context in which Ctrl-C and SIGTERM end a fit after the current step, and a second one ends it at once.
 
+    What was not fitting ends as SystemExit, with code 130 or 143.
+
     Attributes:
         signal: the first signal that arrived, or None.
         fitting: whether a fit is going on; outside one a signal ends the run at once.
@@ -201,9 +203,11 @@ class GracefulStop:
         self.install()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if kind is Stopped:
+            raise SystemExit(128 + self.signal) from None
 
     def install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):

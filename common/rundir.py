@@ -24,6 +24,10 @@ RECORDED_PACKAGES = ("torch", "lightning", "torchmetrics", "hydra-core", "omegac
 log = logging.getLogger(__name__)
 
 
+class Busy(UserError):
+    """Another process is working in a run directory."""
+
+
 class Run:
     """One run directory and the files in it (docs/architecture.md has the table).
 
@@ -120,19 +124,23 @@ class Run:
         """Hold the directory against other processes, and copy the console into run.log.
 
         Raises:
-            UserError: if another process is working in it.
+            Busy: if another process is working in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            raise UserError(f"{self}: another process (pid {self.status.get('pid')}) is working in it.") from None
+            raise Busy(f"{self}: another process (pid {self.status.get('pid')}) is working in it.") from None
         handler = logging.FileHandler(self.path / "run.log", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logging.getLogger().addHandler(handler)
         try:
             yield
+        except Exception as error:  # the console shows it too, but not that of a worker
+            record = log.makeRecord(log.name, logging.ERROR, __file__, 0, first_line(error), (), sys.exc_info())
+            handler.handle(record)
+            raise
         finally:
             logging.getLogger().removeHandler(handler)
             handler.close()

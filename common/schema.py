@@ -6,6 +6,7 @@ allowed values. So a key, its type and its range are written once, where they ar
 """
 
 import inspect
+import re
 import typing
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
@@ -141,7 +142,9 @@ def _check(adapter: TypeAdapter, value: Any, path: str, known: Iterable[str]) ->
             owner, _, name = key.rpartition(".")
             names = PhaseConfig.__annotations__ if owner == "phase" else known
             raise UserError(f"{key}: unknown key.{nearest(name, names)} Known: {', '.join(names)}.") from None
-        raise UserError(f"{key}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
+        choices = re.findall(r"'(.+?)'", first["ctx"]["expected"]) if first["type"] == "literal_error" else ()
+        hint = nearest(first["input"], choices)
+        raise UserError(f"{key}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}.{hint}") from None
 
 
 def _location(value: Any, loc: tuple[int | str, ...]) -> Iterator[str]:

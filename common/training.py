@@ -19,6 +19,7 @@ from common.checkpoints import AtomicCheckpointIO, load_network
 from common.data import TrunkDataModule
 from common.errors import UserError
 from common.files import write_json
+from common.matrix import run_matrix
 from common.module import TrunkModule
 from common.parents import INHERITED, find_parent
 from common.recorder import Diverged, GracefulStop, Recorder, Stopped
@@ -32,6 +33,8 @@ SUMMARY_VERSION = 1
 
 def train(config: DictConfig) -> float:
     """Train the run that `config` describes, or continue the one that `resume` names; returns its best monitored value.
+
+    A config with a matrix describes many runs, see `common.matrix`.
 
     Raises:
         UserError: for a mistake in the config or the data; nothing that was on disk is lost.
@@ -47,6 +50,8 @@ def train(config: DictConfig) -> float:
                 log.info(f"{run} is finished; nothing to resume")
                 return run.summary["objective"]
         else:
+            if "matrix" in config:
+                return run_matrix(config, typed)
             validate(config)
             run = _new_run(config)
         return train_run(config, run, stop, typed).summary["objective"]
@@ -59,6 +64,8 @@ def train_run(
     config = config.copy()
     config.run_dir, config.resume = str(run.path), None
     with run.held():
+        if run.finished:  # by another process, while this one was on its way here
+            return run
         log.info(f"{config.name}: {run}")
         if not (run.path / "config.yaml").exists():
             run.write_config(config, typed)
@@ -109,7 +116,7 @@ def _fit(config: DictConfig, run: Run, stop: GracefulStop, typed: list[str], dat
         trainer.fit(module, datamodule=data, ckpt_path=run.last if run.last.is_file() else None)
     finally:
         stop.fitting = False
-    _write_summary(config, run, data, module, recorder, time.monotonic() - started)
+    write_summary(config, run, data, module, recorder, time.monotonic() - started)
 
 
 def _train_parent(config: DictConfig, unfinished: Run | None, **context: Any) -> Run:
@@ -161,9 +168,10 @@ def _trainer(config: DictConfig) -> tuple[lightning.Trainer, Recorder]:
     return trainer, recorder
 
 
-def _write_summary(
+def write_summary(
     config: DictConfig, run: Run, data: TrunkDataModule, module: TrunkModule, recorder: Recorder, fit_time_s: float
 ) -> None:
+    """Write summary.json, which makes the run a finished one."""
     row, sizes = recorder.best_row, data.facts.get("num_samples", {})
     metrics = {
         name: {"value": value, "split": name.partition("/")[0], "n": sizes.get(name.partition("/")[0])}

@@ -7,6 +7,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from common.config import CONF, compose, options, summary_line
+from common.matrix import checked_matrix, plan
 from common.schema import validate
 
 LIBRARIES = ("torch", "lightning", "torchmetrics")
@@ -28,9 +29,19 @@ def targets(node):
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_composes_and_is_valid(name):
     config = compose(name)
-    validate(config)
+    if "matrix" in config:
+        checked_matrix(config, [])
+    else:
+        validate(config)
     assert config.name == name
     assert name.startswith(tuple(f"{programme}_" for programme in PROGRAMMES))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in options("experiment") if "_matrix" in name])
+def test_every_matrix_lists_valid_runs(name):
+    config = compose(name)
+    assert len(plan(checked_matrix(config, []), config)) > 1
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))

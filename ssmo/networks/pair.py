@@ -53,7 +53,9 @@ def make_model(make: Callable[[], nn.Module], name: str, slot: int, seed: int) -
 
 
 def _quarter(make: partial) -> partial:
-    def smaller(value: int | list[int]) -> int | list[int]:
+    def smaller(value: int | list[int] | None) -> int | list[int] | None:
+        if value is None:
+            return None
         return [smaller(each) for each in value] if isinstance(value, list) else max(1, value // 4)
 
     return partial(make, **{key: smaller(value) for key, value in make.keywords.items() if key in WIDTHS})

@@ -102,7 +102,7 @@ def test_predictions_are_ranked_and_sum_to_one(trained, table, tmp_path):
 
 
 def test_a_window_is_explained_by_quoted_adjusted_and_seen_values_side_by_side(trained, table, tmp_path):
-    run, data = trained
+    _run, data = trained
     code = table.code.iloc[0]
     predicted(trained, table, tmp_path, explain=[f"{code}:2024-03-28", code])
     folder = tmp_path / "out" / "explain"
@@ -146,7 +146,7 @@ def test_what_cannot_be_predicted_is_refused_in_one_line(trained, tmp_path, opti
 def test_bars_of_another_sector_scheme_are_refused(trained, table, tmp_path):
     data = source(trained, table, tmp_path)
     data.source.scheme = SCHEMES[20]
-    with pytest.raises(UserError, match="set data.num_sectors as in training"):
+    with pytest.raises(UserError, match=r"set data.num_sectors as in training"):
         predict_today([trained[0]], "val", tmp_path, None, data=data)
 
 

@@ -1,0 +1,96 @@
+"""The result files of the founding plan, made from the same rows as metrics.csv: curves.npz and metrics.jsonl."""
+
+import json
+import time
+from typing import Any
+
+import lightning
+import numpy as np
+from lightning.pytorch.callbacks import Checkpoint
+from torch import nn
+
+from common.files import plain, write_atomic, write_text
+from common.recorder import Recorder
+from common.rundir import Run
+
+SLOTS = (1, 2)
+CURVES = {
+    "train_curve": "train/sup_loss", "total_curve": "train/loss",
+    "val_curve": "val/metric", "test_curve": "test/metric",
+}  # fmt: skip
+PER_SLOT = {
+    "sup_loss": "train/sup_loss", "im_loss": "train/im_loss", "total_loss": "train/loss", "val_metric": "val/metric",
+    "test_metric": "test/metric", "mask_ratio": "train/mask_ratio", "conflict_rate": "train/conflict_rate",
+    "cos_mean": "train/cos_mean", "cos_std": "train/cos_std", "gnorm_ratio": "train/gnorm_ratio",
+    "gnorm_ratio_median": "train/gnorm_ratio_median", "probes_empty": "train/probes_empty",
+}  # fmt: skip
+
+
+class Curves(Checkpoint):
+    """Writes curves.npz and metrics.jsonl after every epoch, whole; a resumed run leaves those of an uninterrupted one.
+
+    It is a Lightning `Checkpoint` so that it runs after the recorder, whose rows it reads.
+
+    Attributes:
+        seconds: of work until the end of every epoch.
+    """
+
+    def __init__(self, run_dir: str):
+        self.run = Run(run_dir)
+        self.seconds: list[float] = []
+        self.began = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = state_dict["seconds"]
+        self.began = time.monotonic() - (self.seconds[-1] if self.seconds else 0)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self.seconds.append(round(time.monotonic() - self.began, 3))  # before the epoch's checkpoint is written
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._write(trainer, pl_module)
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._write(trainer, pl_module)  # a run stopped in its last epoch has none left when it is resumed
+
+    def _write(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        rows = next(each for each in trainer.callbacks if isinstance(each, Recorder)).rows
+        curves = curves_of(rows) | {"params": np.array([num_parameters(slot) for slot in pl_module.network.slots])}
+        write_atomic(self.run.path / "curves.npz", lambda file: np.savez(file, **curves))
+        lines = (
+            json.dumps(line(self.run.path.name, row, seconds), allow_nan=False)
+            for row, seconds in zip(rows, self.seconds, strict=True)
+        )
+        write_text(self.run.path / "metrics.jsonl", "\n".join(lines) + "\n")
+
+
+def curves_of(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:
+    """float64 arrays of one value per epoch: losses, validation and test metric of both slots, and batches seen."""
+    names = {f"{curve}_{slot}": f"{name}_{slot}" for slot in SLOTS for curve, name in CURVES.items()}
+    curves = {curve: np.array([row[name] for row in rows], np.float64) for curve, name in names.items()}
+    steps = np.array([batches(row) for row in rows], np.float64)
+    return curves | {"epoch": np.array([row["epoch"] for row in rows], np.float64), "step": steps}
+
+
+def batches(row: dict[str, float]) -> int:
+    """Batches seen so far; Lightning counts a step for each of the two optimisers."""
+    return int(row["step"]) // 2
+
+
+def num_parameters(network: nn.Module) -> int:
+    """Real numbers that train; a complex parameter is two."""
+    return sum(parameter.numel() * (2 if parameter.is_complex() else 1) for parameter in network.parameters())
+
+
+def line(run_id: str, row: dict[str, float], seconds: float) -> dict[str, Any]:
+    """An epoch's figures under the names of the specification, section 6; what is undefined is None."""
+    record = {
+        "run_id": run_id, "epoch": int(row["epoch"]), "step": batches(row), "time_sec": seconds, "lr": row["train/lr"],
+        "lambda": row["train/strength"], "probes": int(row["train/probes"]), "agree_rate": row["train/agree_rate_1"],
+    }  # fmt: skip
+    for slot in SLOTS:
+        record |= {f"{key}_{slot}": row[f"{name}_{slot}"] for key, name in PER_SLOT.items()}
+    return plain(record)

@@ -1,0 +1,226 @@
+"""Training of a pair of models on any task by any method."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.module import TrunkModule
+from ssmo.data.base import SPLITS, PairBatch
+from ssmo.dynamics import probe, summarise
+from ssmo.methods import Elements, Method, PairLoss
+from ssmo.networks.pair import Pair
+from ssmo.tasks import Task
+
+SUMS = ("loss", "sup_loss", "im_loss", "active", "agreed", "valid")
+
+
+class PairModule(TrunkModule):
+    """Both models see the same batches; both losses come from one pair of forward passes, then both optimisers step.
+
+    After every epoch the metric of both models on validation and test is logged. Validation selects; the test curve is
+    for the record (founding schema) and nothing reads it during training.
+
+    Args:
+        loss: the method.
+        task: what an element, its losses and the metric are.
+        seed: of the random numbers within the models; each has its own, so that neither depends on the other.
+        gradient_clip: largest norm of each model's gradient; None for no limit.
+
+    Attributes:
+        averages: moving averages of both models, where the method asks for them.
+    """
+
+    def __init__(
+        self,
+        network: Pair,
+        loss: Method,
+        task: Task,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        schedule: Callable[[float, int], float],
+        trainable: Sequence[str],
+        seed: int,
+        gradient_clip: Annotated[float, Field(gt=0)] | None = None,
+    ):
+        super().__init__(network, optimizer, schedule, trainable)
+        self.automatic_optimization = False
+        self.method, self.task, self.seed, self.gradient_clip = loss, task, seed, gradient_clip
+        loss.adapt(task)
+        self.averages = deepcopy(network.slots).requires_grad_(False) if loss.teacher == "ema" else None
+        self.register_buffer("sums", torch.zeros(2, len(SUMS), dtype=torch.float64))
+        self.probes: tuple[list, list] = ([], [])
+        self.statistics: dict[str, Tensor] = {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["probes"] = [[list(each) for each in probes] for probes in self.probes]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.probes = tuple([tuple(each) for each in probes] for probes in checkpoint["probes"])
+
+    def configure_optimizers(self) -> tuple[list, list]:
+        optimizers = [self.optimizer_factory([each for each in slot.parameters() if each.requires_grad])
+                      for slot in self.network.slots]  # fmt: skip
+        schedulers = [torch.optim.lr_scheduler.LambdaLR(each, self._rate_factor) for each in optimizers]
+        return optimizers, schedulers
+
+    def on_fit_start(self) -> None:
+        """Raises UserError if the models' outputs do not fit the task."""
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            batch = self.trainer.datamodule.example().to(self.device)
+            self.eval()
+            for name, slot in zip(self.network.names, self.network.slots, strict=True):
+                output = slot(batch.x)
+                expected = self.task.output_shape(batch.targets[0])
+                if output.shape != expected:
+                    raise UserError(
+                        f"model {name}: gives {tuple(output.shape)} for an input of {tuple(batch.x.shape)}; "
+                        f"{type(self.task).__name__.lower()} needs {tuple(expected)}."
+                    )
+            self.train()
+
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        outputs = [self._forward(number, batch.x, batch_idx) for number in (0, 1)]
+        strength = self.method.strength_at(self.current_epoch)
+        losses = [self.method.loss(elements, strength) for elements in self.elements(batch, outputs)]
+        if self.method.probe_every and batch_idx % self.method.probe_every == 0:
+            self._probe(losses)
+        self._step(losses[0].total + losses[1].total, batch_idx)
+        self.sums += self.figures(batch, outputs, losses) * len(batch)
+        return self.record_train_loss((losses[0].total + losses[1].total).detach(), len(batch), batch_idx)
+
+    def _forward(self, number: int, x: Tensor, batch_idx: int) -> Tensor:
+        key = [self.seed, self.current_epoch, batch_idx, number]
+        state = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+        torch.default_generator.manual_seed(state)  # torch.manual_seed: 130 µs more, a tenth of a small model's step
+        if x.is_cuda:
+            torch.cuda.manual_seed(state)
+        return self.network.slots[number](x)
+
+    def elements(self, batch: PairBatch, outputs: Sequence[Tensor]) -> list[Elements]:
+        """Both models' views of a batch, from one output of each.
+
+        Gradients do not cross: what a model learns from is detached.
+        """
+        own = [self._judge(*each) for each in zip(outputs, batch.targets, strict=True)]
+        if self.averages is not None:
+            with torch.no_grad():
+                teachers = [average(batch.x) for average in self.averages]
+        else:
+            teachers = [outputs[1].detach(), outputs[0].detach()]
+        if self.averages is None and batch.targets[0] is batch.targets[1]:
+            theirs = own[::-1]  # the peer was judged by the same labels already
+        else:
+            theirs = [self._judge(*each) for each in zip(teachers, batch.targets, strict=True)]
+        views = zip(outputs, teachers, batch.targets, batch.taught, own, theirs, strict=True)
+        return [self._view(*each) for each in views]
+
+    def _judge(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of every element, and whether it is right."""
+        return self.task.losses(output, target), self.task.right(output.detach(), target)
+
+    def _view(
+        self, output: Tensor, teacher: Tensor, target: Tensor, taught: Tensor, own: tuple[Tensor, Tensor],
+        theirs: tuple[Tensor, Tensor],
+    ) -> Elements:  # fmt: skip
+        losses, right = own
+        distances = (
+            self.task.distance(output, teacher, self.method.imitation, self.method.temperature)
+            if self.method.imitates
+            else torch.zeros_like(losses)
+        )
+        taught = taught.view(-1, *[1] * (losses.dim() - 1))
+        return Elements(losses, theirs[0].detach(), distances, self.task.valid(target), taught, right, theirs[1])
+
+    def _probe(self, losses: Sequence[PairLoss]) -> None:
+        for slot, loss, probes in zip(self.network.slots, losses, self.probes, strict=True):
+            probes.append(probe(loss.supervised, loss.imitation, slot.parameters()))
+
+    def _step(self, loss: Tensor, batch_idx: int) -> None:
+        optimizers, schedulers = self.optimizers(), self.lr_schedulers()
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(loss)
+        for slot, optimizer, scheduler in zip(self.network.slots, optimizers, schedulers, strict=True):
+            if self.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(slot.parameters(), self.gradient_clip)
+            optimizer.step()
+            scheduler.step()
+        if self.averages is not None:
+            self._update_averages()
+
+    @torch.no_grad()
+    def _update_averages(self) -> None:
+        for average, slot in zip(self.averages, self.network.slots, strict=True):
+            for old, new in zip(average.parameters(), slot.parameters(), strict=True):
+                old.lerp_(new, 1 - self.method.ema_decay)
+            for old, new in zip(average.buffers(), slot.buffers(), strict=True):
+                old.copy_(new)
+
+    @torch.no_grad()
+    def figures(self, batch: PairBatch, outputs: Sequence[Tensor], losses: Sequence[PairLoss]) -> Tensor:
+        """(2, 6) of both models, in the order of `SUMS`: mean losses, and counts of elements per sample."""
+        target = batch.targets[0]
+        right = [self.task.right(output, target) for output in outputs]
+        same = right[0] & right[1] if self.task.mode == "max" else right[0] == right[1]
+        valid = self.task.valid(target)
+        agreed, count = (same & valid).sum(), valid.sum()
+        means = torch.stack([torch.stack([loss.total, loss.supervised, loss.imitation]) for loss in losses])
+        counts = torch.stack([torch.stack([loss.active, agreed, count]) for loss in losses])
+        return torch.cat([means.double(), counts.double() / len(batch)], 1)
+
+    def on_train_epoch_end(self) -> None:
+        means, rate = self.sums / self.train_samples, self.optimizers()[0].param_groups[0]["lr"]
+        for name, value in self.epoch_figures(means, self.probes, rate, self.current_epoch).items():
+            self._log(name, value)
+        super().on_train_epoch_end()
+        self.sums.zero_()
+        self.probes = ([], [])
+
+    def epoch_figures(self, means: Tensor, probes: Sequence, rate: float, epoch: int) -> dict[str, float]:
+        """What is logged of an epoch's training.
+
+        Args:
+            means: (2, 6) of its `figures`.
+            probes: those of both models.
+            rate: the learning rate at its end.
+        """
+        found = {"train/probes": len(probes[0]), "train/lr": rate, "train/strength": self.method.strength_at(epoch)}
+        rows = torch.cat([means[:, :3], means[:, 3:5] / means[:, 5:]], 1).tolist()
+        for number, (row, own) in enumerate(zip(rows, probes, strict=True), 1):
+            named = dict(zip((*SUMS[:3], "mask_ratio", "agree_rate"), row, strict=True)) | summarise(own)
+            found |= {f"train/{name}_{number}": value for name, value in named.items()}
+        return found
+
+    def validation_step(self, batch: PairBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        split = SPLITS[1 + dataloader_idx]
+        found = self.statistics_of(self.network(batch.x), batch)
+        self.statistics[split] = self.statistics.get(split, 0) + found
+
+    def statistics_of(self, outputs: Sequence[Tensor], batch: PairBatch) -> Tensor:
+        """(2, …) the task's statistics of both models on a batch."""
+        if self.method.ensemble:
+            outputs = [self.task.mean(*outputs)] * 2
+        return torch.stack([self.task.statistics(output, batch.targets[0]) for output in outputs])
+
+    def on_validation_epoch_end(self) -> None:
+        for name, value in self.score_figures(self.statistics).items():
+            self._log(name, value)
+        self.statistics.clear()
+
+    def score_figures(self, statistics: dict[str, Tensor]) -> dict[str, float]:
+        """The metric of both models on every split, and the error on validation, which selects."""
+        found = {}
+        for split, both in statistics.items():
+            scores = [self.task.scores(each)[self.task.metric] for each in both]
+            found |= {f"{split}/metric_{number}": score for number, score in enumerate(scores, 1)}
+            if split == "val":
+                found["val/error"] = sum(map(self.task.error, scores)) / 2
+        return found
+
+    def _log(self, name: str, value: float) -> None:
+        self.log(name, torch.tensor(value, dtype=torch.float64))  # of a plain number Lightning keeps seven digits

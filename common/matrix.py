@@ -214,7 +214,7 @@ def _work(folder: Path, tasks: list[list[tuple[str, dict]]], matrix: MatrixConfi
 
     quiet_libraries()
     # also where there are fewer runs than workers: with other threads a resumed run may round otherwise
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // matrix.workers))
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) // matrix.workers)))
     with GracefulStop() as stop, _quiet_console():
         for number, group in enumerate(tasks, 1):
             open_runs = {Run(folder / name): OmegaConf.create(config) for name, config in group}

@@ -194,6 +194,7 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
     assert bootstrap(np.mean, values, seed=1) != bootstrap(np.mean, values, seed=2)
 
 
+@pytest.mark.slow
 def test_block_intervals_cover_the_truth_where_row_intervals_do_not():
     rng, blocks, rows = np.random.default_rng(0), 60, 10
 

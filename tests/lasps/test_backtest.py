@@ -704,6 +704,7 @@ def test_without_short_sales_cash_and_shares_never_go_below_zero(case):
     assert run.shares.min() >= 0
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(markets(), st.randoms(use_true_random=False))
 def test_the_order_of_the_issues_changes_nothing(case, random):
@@ -735,6 +736,7 @@ def test_cutting_off_the_future_leaves_the_past(case, kept):
     np.testing.assert_array_equal(short.shares, run.shares[:kept])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30, derandomize=True)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 1), (2, 1), (5, 5)]))
 def test_costs_never_help(seed, cohorts):

@@ -272,6 +272,7 @@ def test_trees_without_a_split_are_the_prior(splits):
     assert set(importances(booster).values()) == {0}
 
 
+@pytest.mark.slow
 def test_threads_leave_the_trees_as_they_are(splits):
     train, val, test = splits
     one, two = (Trees(min_data_in_leaf=20, max_trees=4, num_threads=each).fit(train, val, 0) for each in (1, 2))

@@ -301,6 +301,7 @@ def test_days_too_few_to_catch_a_planted_column_cannot_tell():
     assert found.passed is None
 
 
+@pytest.mark.slow
 def test_the_limit_is_a_share_of_what_the_next_session_shows_among_as_many_issues():
     rng, rho = np.random.default_rng(0), 5**-0.5
     date, outcome = np.repeat(np.arange(4000).astype("datetime64[D]"), 4), rng.standard_normal(16_000)

@@ -52,6 +52,7 @@ def codes_of(sample, profile=SEED):
     return np.where(walks.present, check_batch(walks.op, walks.block, walks.page, profile).primary, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", [SEED, SMALL, SEED.replace(min_read_distance=2)], ids=["seed", "small", "distance"])
 def test_masked_samples_of_an_untrained_network_break_no_rule(profile):
     words = Vocabulary.of(profile, 3)
@@ -130,6 +131,7 @@ def test_any_fault_takes_every_rule_that_can_be_broken():
     assert (codes_of(sample)[:, 25] == sample.rule).all()
 
 
+@pytest.mark.slow
 def test_the_founding_generator_erases_first_and_is_sampled_with_its_own_probabilities():
     walks, scenario = CompatSource(3).sequences(400, SEED, 50, 0, "train")
     assert (walks.op[:, :3] == 0).all()

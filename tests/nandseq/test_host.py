@@ -169,6 +169,7 @@ def test_a_host_trace_that_cannot_be_read_is_told_in_one_line(tmp_path, content,
     assert message in str(raised.value)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_trace_that_the_checker_finds_clean(tmp_path, capsys):
     (tmp_path / "a.trace").write_text("0 0 0 64 0\n9 0 32 32 1\n9 0 999 1 1\n")
     out = tmp_path / "a.csv"

@@ -45,6 +45,7 @@ def module_for(data, network=None, **changes):
     return module
 
 
+@pytest.mark.slow
 def test_one_batch_is_learnt_by_heart(train):
     module, batch = module_for(train), train[np.arange(16)]
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.02)

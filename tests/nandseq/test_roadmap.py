@@ -43,6 +43,7 @@ def configs():
     return [compose(f"nandseq_step{number}") for number in range(len(STEPS))]
 
 
+@pytest.mark.slow
 def test_every_step_trains_for_the_same_number_of_steps_on_as_many_sequences(configs):
     for config in configs:
         assert config.phase.epochs * config.trainer.limit_train_batches == 1500

@@ -95,6 +95,7 @@ def test_garbage_collection_reads_a_page_programs_it_elsewhere_and_erases_the_vi
     assert erased_with_pages > 150
 
 
+@pytest.mark.slow
 def test_the_copyback_variant_moves_the_same_pages_inside_the_device_and_within_a_plane():
     mixture, parameters = {"gc_loop": 1.0}, (GcLoop(copyback=True),)
     plain = draw("gc_loop")

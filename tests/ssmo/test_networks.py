@@ -189,6 +189,7 @@ def test_classifiers_give_logits_and_every_parameter_learns(name):
     require_gradients_everywhere(network, logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_classifier_learns_a_batch_by_heart(name):
     network = CLASSIFIERS[name](in_channels=1, num_classes=4)
@@ -276,6 +277,7 @@ def test_segmenters_give_logits_per_pixel_even_of_a_single_image(name, size):
     require_gradients_everywhere(network, logits)
 
 
+@pytest.mark.slow
 def test_a_segmenter_learns_a_batch_by_heart():
     labels = torch.zeros(2, 32, 32, dtype=torch.int64)
     labels[0, 8:24, 4:20], labels[1, 16:, :] = 1, 2

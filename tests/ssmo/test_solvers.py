@@ -56,6 +56,7 @@ def cole_hopf(u0: np.ndarray, viscosity: float, time: float) -> np.ndarray:
     return -2 * viscosity * np.fft.irfft(wave * phi) / np.fft.irfft(phi)
 
 
+@pytest.mark.slow
 def test_burgers_converges_spectrally_to_the_closed_form():
     errors = [relative(solve_burgers(decaying_sine(n, 0), 0.02, 1.0), decaying_sine(n, 1.0)) for n in (16, 32, 64)]
     assert errors == pytest.approx([5.8e-4, 1.3e-6, 2.4e-11], rel=0.05)  # ssmo specification, section 5.2
@@ -254,6 +255,7 @@ def test_a_flow_of_two_scales_stands_still_under_the_force_that_balances_it():
     assert relative(found, vorticity[None]) < 1e-12
 
 
+@pytest.mark.slow
 def test_navier_stokes_is_of_order_two_in_time():
     w0, forcing = turbulent(2, 32), diagonal_forcing(32)
     solve = partial(solve_navier_stokes, w0, 1e-3, 1.0, forcing)

@@ -83,6 +83,7 @@ def assert_same_figures(one, other):
                          for name, value in scores[1].items()}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", VARIETIES.values(), ids=VARIETIES)
 def test_every_seed_has_the_figures_of_an_ordinary_run(changes, tmp_path):
     configs = configs_of(tmp_path, changes)
@@ -136,6 +137,7 @@ def test_cells_that_differ_by_seed_only_are_one_group(tmp_path):
     assert names == [["hard0", "hard1"], ["soft0", "soft1"], ["random0"], ["random1"]]
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverges_leaves_the_others_alone(tmp_path, monkeypatch):
     original = Stack.epoch_figures
 
@@ -151,6 +153,7 @@ def test_a_seed_that_diverges_leaves_the_others_alone(tmp_path, monkeypatch):
     assert_same_figures(fine, train_alone(configs[1], tmp_path))
 
 
+@pytest.mark.slow
 def test_an_interrupted_stack_begins_anew(tmp_path):
     configs = configs_of(tmp_path)
     with GracefulStop() as stop:

@@ -161,35 +161,6 @@ def plot_timeline(trace: TraceMap, path: Path, name: str) -> None:
     save_figure(figure, path, columns | {"violation": flags})
 
 
-def plot_difference(first: TraceMap, second: TraceMap, names: Sequence[str], path: Path) -> None:
-    """How two scenarios differ: shares of commands, and shares of accesses by page and by rank of the block.
-
-    Blocks are ordered by their accesses, the busiest first, so that it does not matter which blocks a trace chose.
-    """
-    mixes = [100 * trace.mix / max(trace.mix.sum(), 1) for trace in (first, second)]
-    pages = [_by_page(trace) for trace in (first, second)]
-    ranks = [_by_rank(trace) for trace in (first, second)]
-    moved = np.abs(mixes[0] - mixes[1]).sum() / 2
-    figure, panels = new_figure(12, 4, f"{names[0]} and {names[1]}: {moved:.0f} % of the commands differ in kind", 3)
-    labels = ("erase", "program", "read", "other")
-    for at, name in enumerate(names):
-        panels[0].bar(np.arange(4) + 0.4 * at - 0.2, mixes[at], 0.38, color=COLORS[at], label=name)
-        panels[1].plot(*pages[at], color=COLORS[at], marker="os"[at], markersize=3)
-        panels[2].plot(np.arange(1, len(ranks[at]) + 1), ranks[at], color=COLORS[at], marker="os"[at], markersize=3)
-    panels[0].set_xticks(range(4), labels)
-    panels[0].set_ylabel("Share of commands [%]", fontsize=10)
-    panels[1].set_xlabel("Page", fontsize=10)
-    panels[1].set_ylabel("Programs and reads up to here [%]", fontsize=10)
-    panels[2].set_xlabel("Block, busiest first", fontsize=10)
-    panels[2].set_ylabel("Programs and reads up to here [%]", fontsize=10)
-    panels[2].set_xscale("log")
-    panels[0].legend(fontsize=9, frameon=False)
-    rows = [("mix", name, label, mix[at]) for name, mix in zip(names, mixes) for at, label in enumerate(labels)]
-    rows += [("page", name, x, y) for name, columns in zip(names, pages) for x, y in zip(*columns)]
-    rows += [("block_rank", name, at + 1, y) for name, shares in zip(names, ranks) for at, y in enumerate(shares)]
-    save_figure(figure, path, dict(zip(("panel", "trace", "x", "percent"), zip(*rows))))
-
-
 def _groups(touched: np.ndarray) -> list[np.ndarray]:
     return np.array_split(touched, min(len(touched), MAX_DRAWN)) if len(touched) else [np.array([0])]
 

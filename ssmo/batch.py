@@ -45,10 +45,15 @@ def describe(config: DictConfig) -> dict[str, Any]:
     data = locate("data", config.data._target_)
     model1, model2 = (config.model[slot]._target_.rpartition(".")[2].lower() for slot in ("first", "second"))
     return {
-        "seed": config.seed, "task": data.task, "dataset": config.data.get("dataset", data.dataset),
+        "seed": config.seed, "task": data.task, "dataset": _dataset(data, config),
         "method": config.loss.name, "model1": model1, "model2": model2, "condition_tag": condition_tag(config),
         "config_hash": config_hash(config),
     }  # fmt: skip
+
+
+def _dataset(data: type, config: DictConfig) -> str:
+    """Of files of the user, their name, as the data module has it."""
+    return getattr(data, "dataset", None) or Path(config.data.path).stem.lower()
 
 
 def condition_tag(config: DictConfig) -> str:

@@ -41,7 +41,10 @@ def test_every_experiment_composes_and_is_valid(name):
 @pytest.mark.parametrize("name", [name for name in options("experiment") if "_matrix" in name])
 def test_every_matrix_lists_valid_runs(name):
     config = compose(name)
-    assert len(plan(checked_matrix(config, []), config)) > 1
+    matrix = checked_matrix(config, [])
+    for block in matrix.blocks:  # what differs between methods and seeds is checked elsewhere
+        block.update(loss=block["loss"][:1], seed=block["seed"][:1])
+    assert plan(matrix, config)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))

@@ -3,11 +3,11 @@ import csv
 import numpy as np
 import pytest
 
-from nandseq.maps import MAX_POINTS, Thinned, TraceMap, plot_difference
+from nandseq.maps import MAX_POINTS, Thinned, TraceMap
 from nandseq.ops import Ops
 from nandseq.profiles import Profile
 from nandseq.rules import check
-from tests.nandseq.traces import random_device_trace, random_trace
+from tests.nandseq.traces import random_device_trace
 
 SMALL = Profile(name="small", dies=2, planes=2, blocks=4, pages=8, read_offset_limit=5)
 WIDE = Profile(name="wide", dies=4, planes=4, blocks=2048, pages=1000)  # more blocks and pages than the map has cells
@@ -97,19 +97,3 @@ def test_the_figures_come_with_the_numbers_they_show(tmp_path):
 def test_traces_without_a_place_on_the_map_are_drawn_all_the_same(tmp_path, rows):
     map_of(Ops.from_rows(rows), SMALL).save_figures(tmp_path, "nothing to see")
     assert table_of(tmp_path / "block_map.csv") == table_of(tmp_path / "timeline.csv") == []
-
-
-def test_the_difference_of_two_traces_is_told_in_percent(tmp_path):
-    read_only = [("erase", 0, 0, 1, 0), ("program", 0, 0, 1, 0), *[("read", 0, 0, 1, 0)] * 8]
-    first, second = (
-        map_of(Ops.from_rows(read_only), SMALL),
-        map_of(random_trace(np.random.default_rng(0), 90, SMALL), SMALL),
-    )
-    plot_difference(first, second, ("reads", "random"), tmp_path / "difference.png")
-    table = table_of(tmp_path / "difference.csv")
-    mix = {row["x"]: float(row["percent"]) for row in table if (row["panel"], row["trace"]) == ("mix", "reads")}
-    assert mix == {"erase": 10, "program": 10, "read": 80, "other": 0}
-    for panel in ("page", "block_rank"):
-        shares = [float(row["percent"]) for row in table if (row["panel"], row["trace"]) == (panel, "random")]
-        assert shares == sorted(shares)
-        assert shares[-1] == pytest.approx(100)

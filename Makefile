@@ -27,7 +27,7 @@ test: $(STAMP) ## the whole test suite
 	@$(RUN) -m pytest -n 2 --dist loadscope
 
 test-fast: $(STAMP) ## the tests that take a minute together
-	@$(RUN) -m pytest -m fast
+	@$(RUN) -m pytest -m fast -n 2 --dist loadscope
 
 lint: $(STAMP) ## style and import boundaries
 	@.venv/bin/ruff check .

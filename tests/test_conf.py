@@ -26,6 +26,7 @@ def targets(node):
             yield from targets(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_composes_and_is_valid(name):
     config = compose(name)
@@ -61,6 +62,7 @@ def test_every_target_exists_and_stays_inside(path):
         assert target.split(".")[0] in {"common", own, *LIBRARIES}, f"{target} is outside"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["data", "model", "loss"])
 def test_every_option_of_lasps_composes(group):
     for option in options(group):

@@ -69,6 +69,7 @@ def whole(tmp_path_factory):
     return collected(tmp_path_factory.mktemp("whole"), callbacks__collect__ema_decay=0.5)
 
 
+@pytest.mark.slow
 def test_units_of_the_last_epoch_are_the_weights_of_the_last_checkpoint(whole):
     assert list(saved_epochs(whole.path / "units")) == [2, 4]
     folder = whole.path / "units" / "epoch_0004"
@@ -150,6 +151,7 @@ def test_quantities_are_those_of_the_steps(tmp_path, monkeypatch):
     assert line["update_ratio"] == pytest.approx(np.mean(seen["ratio"]), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_halves_the_files_and_a_limit_keeps_the_latest(tmp_path, whole):
     settings = {"dtype": "bfloat16", "keep_last": 1, "every_n_epochs": 1}
     found = collected(tmp_path, **{f"callbacks__collect__{name}": value for name, value in settings.items()})

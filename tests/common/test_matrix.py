@@ -81,6 +81,7 @@ def test_a_word_that_would_change_no_run_is_refused(tmp_path, word):
     assert str(error.value) == f"{word}: not for a matrix; to set it in every run use 'matrix.overrides=[{word}]'."
 
 
+@pytest.mark.slow
 def test_every_run_is_done_once(tmp_path):
     config = matrix_config(tmp_path, SEEDS, collect="count")
     assert work(config) == 0
@@ -113,6 +114,7 @@ def test_a_run_that_another_process_holds_is_skipped(tmp_path):
     assert run_of(tmp_path, "toy-s1-x1").finished
 
 
+@pytest.mark.slow
 def test_a_failing_run_stops_no_other_and_is_tried_again_next_time(tmp_path, capsys):
     config = matrix_config(tmp_path, {"experiment": ["toy"], "data.data_seed": [-5], "module.loss_scale": [2]}, SEEDS)
     with pytest.raises(ChecksFailed, match=r"1 of 3 runs failed: toy-s0-x2; see their run.log"):
@@ -129,6 +131,7 @@ def test_a_failing_run_stops_no_other_and_is_tried_again_next_time(tmp_path, cap
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_a_result(tmp_path, capsys):
     config = matrix_config(tmp_path, {"experiment": ["toy"], "module.loss_scale": [float("inf"), 1.0]})
     assert work(config) == 0

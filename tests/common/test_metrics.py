@@ -81,6 +81,7 @@ def test_always_hold_scores_as_the_specification_measured():
     assert scores["mcc"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:A single label was found")
 @given(arrays(np.int64, (40, 2), elements=st.integers(0, 3)))
 def test_scores_agree_with_scikit_learn(rows):
@@ -182,6 +183,7 @@ def test_intervals_need_two_groups():
     assert report(targets, probabilities, groups=np.zeros(600))["intervals"] == {}
 
 
+@pytest.mark.slow
 def test_report_intervals_are_those_of_resampling_rows_by_group():
     targets, probabilities, groups = noisy_market()
     result = report(targets, probabilities, groups=groups, seed=4, num_resamples=200)
@@ -249,6 +251,7 @@ def test_the_auc_is_the_share_of_won_pairs_and_ties_are_half_won():
     assert auc([1.0, 1.0, 1.0], np.array([True, False, False])) == 0.5
 
 
+@pytest.mark.slow
 @given(scored_rows)
 def test_the_auc_agrees_with_scikit_learn_and_is_undefined_without_both_classes(rows):
     scores, positive = (np.array(column) for column in zip(*rows, strict=True))
@@ -273,6 +276,7 @@ def test_each_class_has_an_auc_against_the_rest():
     assert np.isnan(one_vs_rest_auc(probabilities, np.full(600, 1))).all()
 
 
+@pytest.mark.slow
 @given(st.integers(0, 1000), st.integers(2, 12), st.sampled_from([0, 1, 8]))
 def test_the_interval_of_the_auc_is_that_of_resampling_rows_by_group(seed, num_groups, decimals):
     rng = np.random.default_rng(seed)

@@ -31,6 +31,7 @@ def experiments(monkeypatch, tmp_path):
     return compose
 
 
+@pytest.mark.slow
 def test_a_missing_parent_is_trained_first_on_the_childs_data_and_seed(experiments, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     train(experiments("toy_child", seed=3, data__data_seed=7, model__hidden_dim=5))
@@ -45,6 +46,7 @@ def test_a_missing_parent_is_trained_first_on_the_childs_data_and_seed(experimen
     assert torch.equal(network_weights(child.best)[frozen], network_weights(parent.best)[frozen])
 
 
+@pytest.mark.slow
 def test_a_finished_parent_is_used_again(experiments, tmp_path):
     train(experiments("toy_parent"))
     train(experiments("toy_child"))
@@ -52,6 +54,7 @@ def test_a_finished_parent_is_used_again(experiments, tmp_path):
     assert len(find_runs(tmp_path, "toy_parent")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"data__data_seed": 7}, {"model__hidden_dim": 5}, {"seed": 4}])
 def test_a_parent_on_other_data_model_or_seed_is_never_used(experiments, tmp_path, change):
     train(experiments("toy_parent"))
@@ -61,6 +64,7 @@ def test_a_parent_on_other_data_model_or_seed_is_never_used(experiments, tmp_pat
     assert len(find_runs(tmp_path, "toy_parent")) == 2
 
 
+@pytest.mark.slow
 def test_the_childs_result_does_not_depend_on_who_trained_the_parent(experiments, tmp_path):
     train(experiments("toy_child"))
     train(experiments("toy_child"))
@@ -68,6 +72,7 @@ def test_the_childs_result_does_not_depend_on_who_trained_the_parent(experiments
     assert first == second
 
 
+@pytest.mark.slow
 def test_init_from_a_run_or_a_checkpoint_is_explicit(experiments, tmp_path):
     train(experiments("toy_parent"))
     parent = resolve_run("latest:toy_parent", tmp_path)

@@ -107,6 +107,7 @@ def test_every_name_needs_an_interval(tmp_path, names):
         plot_intervals(names, [interval(0, 1)] * (len(names) * 2), tmp_path / "x.png", "Title", "Accuracy")
 
 
+@pytest.mark.slow
 def test_the_same_numbers_give_the_same_bytes(tmp_path):
     for folder in ("one", "two"):
         plot_learning_curves(ROWS, tmp_path / folder / "curves.png", ["val/loss"], "Same")
@@ -115,6 +116,7 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_plots_leave_pyplot_alone():
     code = "import sys, common.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -37,6 +37,7 @@ def test_a_run_leaves_every_file(tmp_path):
     json.loads((run.path / "summary.json").read_text(), parse_constant=pytest.fail)
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_config_give_the_same_bytes(tmp_path):
     for _ in range(2):
         train(toy_config(tmp_path))
@@ -44,10 +45,12 @@ def test_two_runs_of_one_config_give_the_same_bytes(tmp_path):
     assert (one.path / "metrics.csv").read_bytes() == (other.path / "metrics.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(tmp_path):
     assert train(toy_config(tmp_path)) != train(toy_config(tmp_path, seed=1))
 
 
+@pytest.mark.slow
 def test_training_learns(tmp_path):
     train(toy_config(tmp_path, phase__epochs=8))
     rows = (only_run(tmp_path).path / "metrics.csv").read_text().splitlines()
@@ -55,6 +58,7 @@ def test_training_learns(tmp_path):
     assert last < 0.3 * first
 
 
+@pytest.mark.slow
 def test_best_is_the_best_epoch_and_last_the_last(tmp_path):
     train(toy_config(tmp_path, mode="max", phase__epochs=4))  # the loss falls, so the "best" epoch is the first
     run = only_run(tmp_path)
@@ -63,6 +67,7 @@ def test_best_is_the_best_epoch_and_last_the_last(tmp_path):
     assert not all(torch.equal(best[name], last[name]) for name in best)
 
 
+@pytest.mark.slow
 def test_training_stops_when_patience_runs_out(tmp_path):
     train(toy_config(tmp_path, optim__lr=0.0, phase__patience=2, phase__epochs=9))
     assert only_run(tmp_path).summary["epochs"] == 3
@@ -76,6 +81,7 @@ def test_a_diverging_run_says_so(tmp_path):
     assert not run.finished
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
     objective = train(toy_config(tmp_path))
     run = only_run(tmp_path)
@@ -89,6 +95,7 @@ def test_resuming_what_is_no_run_is_one_line(tmp_path):
         train(OmegaConf.create({"resume": str(tmp_path)}))
 
 
+@pytest.mark.slow
 def test_a_run_is_not_continued_on_changed_data(tmp_path):
     train(toy_config(tmp_path))
     run = only_run(tmp_path)
@@ -106,6 +113,7 @@ def test_two_processes_never_work_in_one_run(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
     saves, whole = iter(range(100)), torch.save
 
@@ -126,6 +134,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
     assert run.finished
 
 
+@pytest.mark.slow
 def test_latest_is_the_newest_finished_run(tmp_path):
     train(toy_config(tmp_path))
     train(toy_config(tmp_path, seed=1))

@@ -62,6 +62,7 @@ def test_a_mistaken_evaluation_is_one_line(tmp_path, words, message):
     assert done.err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["--help"]])
 def test_the_first_words_are_answered_without_loading_torch(words):
     code = (

@@ -672,6 +672,7 @@ def last_close(made: Panel) -> np.ndarray:
     return marks
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80, derandomize=True)
 @given(markets())
 def test_cash_and_holdings_are_the_equity(case):
@@ -681,6 +682,7 @@ def test_cash_and_holdings_are_the_equity(case):
     expect(run.sector_value.sum(1), run.equity - run.cash)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80, derandomize=True)
 @given(markets())
 def test_money_only_leaves_as_cost(case):
@@ -694,6 +696,7 @@ def test_money_only_leaves_as_cost(case):
         assert (run.shares == np.round(run.shares)).all()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80, derandomize=True)
 @given(markets())
 def test_without_short_sales_cash_and_shares_never_go_below_zero(case):
@@ -725,6 +728,7 @@ def test_the_order_of_the_issues_changes_nothing(case, random):
 DENSE = ("open", "close", "prior", "breaks", "volume", "factor", "sector")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(markets(), st.integers(1, 15))
 def test_cutting_off_the_future_leaves_the_past(case, kept):

@@ -297,6 +297,7 @@ def test_the_list_of_baselines(forecasts, splits):
         np.testing.assert_array_equal(momentum.score, -reversal.score)
 
 
+@pytest.mark.slow
 def test_equal_input_gives_equal_bits_and_the_seed_matters(forecasts, splits):
     np.random.seed(99)  # noqa: NPY002
     assert all(map(same, forecasts, fit_baselines(*splits, seed=3, trees=SMALL)))
@@ -318,6 +319,7 @@ def test_what_is_said_of_a_window_does_not_depend_on_the_other_test_windows(fore
         np.testing.assert_allclose(whole[chosen].score, part.score, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_validation_labels_choose_only_a_penalty_and_a_number_of_trees(forecasts, splits):
     train, val, test = splits
     mixed = Table(val.features, np.random.default_rng(0).permutation(val.label))

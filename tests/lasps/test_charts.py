@@ -154,6 +154,7 @@ def test_charts_show_the_shape_of_prices_and_not_their_scale(walks):
     assert (drawn != renderer(walks * (prices * 1.37 + (1 - prices)))).float().mean() < 1e-3
 
 
+@pytest.mark.slow
 def test_averages_start_with_the_session_that_completes_them(walks):
     for image in ChartRenderer()(walks[:3]):
         drawn = letters(image)
@@ -167,6 +168,7 @@ def test_an_average_longer_than_the_window_is_absent(walks):
     assert torch.equal(ChartRenderer(averages=[5, 20], bollinger=True)(short), ChartRenderer(averages=[5])(short))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 224])
 def test_lines_have_no_holes(walks, size):
     for image in ChartRenderer(size, averages=[1])(walks[:3]):

@@ -92,6 +92,7 @@ def test_a_window_looks_the_same_in_any_batch(tiny):
     assert torch.equal(together.chart[5], alone.chart[0])
 
 
+@pytest.mark.slow
 def test_fitted_scaling_sees_training_windows_only():
     words = [*TINY, "data.view.normalise._target_=lasps.normalise.Relative"]
     short, long = load(*words, "data.end=2024-03-29"), load(*words)
@@ -104,6 +105,7 @@ def test_a_split_without_windows_is_one_line():
         load(*TINY[:3], "data.split.val_start=2024-06-24", "data.split.test_start=2024-06-25")
 
 
+@pytest.mark.slow
 def test_the_american_sample_loads():
     data = load("data=lasps/us_sample")
     assert data.data_source == "real"

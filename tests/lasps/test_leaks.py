@@ -256,6 +256,7 @@ def test_no_column_of_the_pipeline_knows_the_future(horizon):
     assert future_columns(bars, compute_features(bars), SESSIONS[-1] + 1000, horizon).passed is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("horizon", [1, 5])
 def test_the_next_return_in_any_column_is_too_good(horizon, bars):
     for column in ("gap_direction", "ma60", "weekday"):
@@ -275,6 +276,7 @@ def test_the_next_close_in_any_column_is_too_good_by_its_change(column, horizon,
     assert found.figures["too_good"] == [f"change of {column}"]
 
 
+@pytest.mark.slow
 def test_the_strong_signal_of_the_simulated_market_is_not_too_good():
     bars = SimulatedMarket(0, 1.0, 13, 2, "2019-07-01", "2021-12-30").load()
     for horizon in (1, 5):

@@ -171,6 +171,7 @@ def test_the_readout_looks_where_it_says():
         assert touched == list(seen), readout
 
 
+@pytest.mark.slow
 def test_one_batch_is_learnt_by_heart(batch):
     model = network(dropout=0.0, fusion_dropout=0.0, cnn_dropout=0.0)
     labels = torch.arange(11) % 3

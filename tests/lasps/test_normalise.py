@@ -226,6 +226,7 @@ def test_a_window_without_any_movement_is_finite(normalise):
     assert normalise(windows_of(bars)).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.02, 0.5, 3.0, 50.0])
 def test_a_constant_price_factor_changes_nothing(normalise, factor):
     bars = random_bars([240])

@@ -98,6 +98,7 @@ def test_fewer_than_ten_blocks_give_no_interval_and_no_day_gives_no_figure():
         assert decile_returns(score[: len(rows)], returns[: len(rows)], date[: len(rows)])["num_days"] == 0
 
 
+@pytest.mark.slow
 def test_intervals_of_scores_without_signal_cover_zero_about_as_often_as_they_say():
     covered = {"rank_ic": 0, "deciles": 0, "paired": 0}
     for seed in range(40):

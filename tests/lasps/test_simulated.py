@@ -207,6 +207,7 @@ def test_the_next_return_moves_one_for_one_with_its_expectation():
     assert error < 0.1 * scale  # the check above could tell a slope of 1 from one of 0.5
 
 
+@pytest.mark.slow
 def test_who_knows_the_sectors_rule_does_much_better_than_who_does_not():
     simulated, bars = market()
     label = labels(bars)

@@ -138,6 +138,7 @@ def test_a_trace_can_be_judged_in_two_files_through_a_saved_state(tmp_path):
     assert found["second"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("profile", "make"), [(SMALL, random_trace), (SLC, random_device_trace)])
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".jsonl", ".parquet"])
 def test_chunks_of_any_size_and_format_give_the_verdicts_of_the_reference(tmp_path, monkeypatch, profile, make, suffix):

@@ -113,6 +113,7 @@ def test_a_fault_on_demand_breaks_the_rule_asked_for_where_it_is_asked_for(rule)
         assert ((codes > 0).sum(1) == 1).all()
 
 
+@pytest.mark.slow
 def test_a_fault_waits_until_the_rule_can_be_broken_and_the_sequence_does_not_end_before():
     policy = NetworkPolicy(network())
     at = np.full(100, 1)
@@ -212,6 +213,7 @@ def mass(one, batch):
     return (one.logits(batch).softmax(2) * ~batch.legal).sum(2).mean().item()
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_the_weight_of_legality_the_mass_on_illegal_tokens(batch):
     plain, strict = module(), module(legality_weight=20.0)
     assert train(plain, batch) < 2.1
@@ -251,6 +253,7 @@ def test_distances_by_hand():
     ]
 
 
+@pytest.mark.slow
 def test_equal_sets_are_at_no_distance_and_other_ones_are_told_apart():
     compat, _ = CompatSource(3).sequences(400, SEED, 30, 0, "train")
     other, _ = CompatSource(3).sequences(400, SEED, 30, 0, "val")

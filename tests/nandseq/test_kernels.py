@@ -79,6 +79,7 @@ def test_batches_of_short_sequences_get_the_verdicts_of_each_one_alone(name):
 commands = st.tuples(st.integers(-1, 14), st.integers(0, 1), st.integers(0, 0), st.integers(0, 1), st.integers(-1, 12))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.lists(commands, max_size=40), st.sampled_from(list(PROFILES)))
 def test_any_commands_get_the_verdicts_of_the_reference(rows, name):

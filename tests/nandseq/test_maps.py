@@ -65,6 +65,7 @@ def test_thinning_keeps_every_nth_row_however_the_table_comes():
         np.testing.assert_array_equal(thinned.rows, table[:: thinned.step])
 
 
+@pytest.mark.slow
 def test_large_devices_are_counted_in_ranges_that_begin_where_they_say():
     rng = np.random.default_rng(0)
     columns = (rng.integers(0, size, 3000) for size in (WIDE.dies, WIDE.planes, WIDE.blocks, WIDE.pages))
@@ -83,6 +84,7 @@ def map_of_one(slot: int, page: int) -> np.ndarray:
     return map_of(Ops.from_rows([("read", *divmod(plane, WIDE.planes), block, page)]), WIDE).counts[1]
 
 
+@pytest.mark.slow
 def test_the_figures_come_with_the_numbers_they_show(tmp_path):
     map_of(Ops.from_rows(ROWS), SMALL).save_figures(tmp_path, "six commands")
     cells = [(row["first_block"], *map(int, list(row.values())[2:])) for row in table_of(tmp_path / "block_map.csv")]
@@ -93,6 +95,7 @@ def test_the_figures_come_with_the_numbers_they_show(tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [[("status", 1, 0, 0, 0)], [("read", 0, 0, 99, 0)], [("nonsense", 0, 0, 0, 0)]])
 def test_traces_without_a_place_on_the_map_are_drawn_all_the_same(tmp_path, rows):
     map_of(Ops.from_rows(rows), SMALL).save_figures(tmp_path, "nothing to see")

@@ -189,6 +189,7 @@ def test_suspended_programs_are_resumed_after_reads_of_another_block():
     assert found[Op.SUSPEND] / found[Op.PROGRAM] == pytest.approx(0.4, abs=0.03)
 
 
+@pytest.mark.slow
 def test_suspends_and_all_else_are_legal_in_time_under_every_rule_of_a_full_device():
     full = Profile.load("generic_mlc")
     assert {"busy", "suspend", "word_line_order", "cache"} <= {

@@ -101,6 +101,7 @@ def test_unusable_shares_are_one_line(changes, message):
         synthetic(**changes)
 
 
+@pytest.mark.slow
 def test_hashed_vectors_have_length_one_and_tell_texts_apart_in_any_language():
     x = hashed(["사과가 맛있다", "사과가 맛있다", "사과가 맛있어요", "the tax office is closed", ""], 384)
     assert np.linalg.norm(x[:4], axis=1) == pytest.approx(1)

@@ -137,6 +137,7 @@ def test_training_losses_are_means_over_the_rows_of_the_epoch(data):
     assert (count, mean) == (len(rows), pytest.approx(rows.mean().item(), rel=1e-5))
 
 
+@pytest.mark.slow
 def test_split_heads_are_scored_one_by_one(data):
     module = module_for(split_heads=True)
     validate(module, data)
@@ -147,6 +148,7 @@ def test_split_heads_are_scored_one_by_one(data):
     assert not any(math.isnan(loss) for loss in heads)
 
 
+@pytest.mark.slow
 def test_a_task_without_targets_has_no_loss(data):
     module = module_for()
     validate(module, data)

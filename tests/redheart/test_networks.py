@@ -62,7 +62,6 @@ def test_units_hold_every_parameter_once(changes):
     assert sum(sizes(network).values()) == sum(each.numel() for each in network.parameters())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_declared_inputs_are_what_outputs_depend_on(changes):
     network, x = build("smoke", 64, **changes).eval(), torch.randn(3, 64)
@@ -80,7 +79,6 @@ def test_declared_inputs_are_what_outputs_depend_on(changes):
         assert changed == readers - {"backbone"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_declared_sources_of_gradients_are_those_that_reach_a_unit(changes):
     network, x = build("smoke", 64, **changes).train(), torch.randn(3, 64)

@@ -181,6 +181,7 @@ def test_the_command_refuses_bad_records_in_one_line_and_writes_nothing(folder, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_analysis_of_a_run_finds_its_records_and_refuses_the_test_split(folder, tmp_path):
     first_epochs(folder, 7, tmp_path)
     (tmp_path / "units").mkdir()
@@ -193,6 +194,7 @@ def test_the_analysis_of_a_run_finds_its_records_and_refuses_the_test_split(fold
             judge(runs, split, tmp_path / "more", None)
 
 
+@pytest.mark.slow
 def test_metrics_alone_are_enough_for_the_command(folder, tmp_path, capsys):
     first_epochs(folder, 30, tmp_path)
     analyze_sweetspots.main(["--checkpoint-dir", str(tmp_path), "--output", str(tmp_path / "out")])

@@ -110,6 +110,7 @@ def plan(blocks, **settings):
     return matrix.plan(matrix.checked_matrix(config, []), config)
 
 
+@pytest.mark.slow
 def test_a_matrix_of_methods_pairs_and_conditions_is_named_in_order():
     cells = plan([{
         "experiment": ["ssmo_classification"], "seed": [0, 1], "model": ["ssmo/cnn_mlp"],

@@ -61,6 +61,7 @@ def alone(make, name, slot, data, epochs=2, clip=None):
     return list(model.state_dict().values()), losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", [None, 0.1])
 def test_an_independent_model_is_the_model_trained_alone(tmp_path, clip):
     data = PointData(jitter=0.5)
@@ -71,6 +72,7 @@ def test_an_independent_model_is_the_model_trained_alone(tmp_path, clip):
         assert rows[-1][f"train/sup_loss_{slot}"] == pytest.approx(sum(losses[4:]) / 50, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_an_independent_model_does_not_depend_on_its_peer(tmp_path):
     one, _ = trained(tmp_path / "one", method_of("independent"), first=Net, second=Net)
     other, _ = trained(tmp_path / "other", method_of("independent"), first=Net, second=Normed)
@@ -78,6 +80,7 @@ def test_an_independent_model_does_not_depend_on_its_peer(tmp_path):
     assert not same(weights(one), weights(one, 1))  # twins begin apart
 
 
+@pytest.mark.slow
 def test_hard_selection_without_strength_is_independent_bit_for_bit(tmp_path):
     one, _ = trained(tmp_path / "one", method_of("ssmo_hard", strength=0.0))
     other, _ = trained(tmp_path / "other", method_of("independent"))
@@ -127,6 +130,7 @@ def test_gradients_never_cross_between_the_models(name, kind):
         assert not any(each.requires_grad for each in tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ssmo_soft", "random_mask", "ema_self"])
 def test_probing_changes_nothing(tmp_path, name):
     for every in (0, 1):
@@ -171,6 +175,7 @@ def test_a_step_is_what_the_specification_says(tmp_path):
     assert row["train/agree_rate_1"] == (right[0] & right[1]).double().mean().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoilt", [0.0, 0.4])
 def test_mask_ratio_and_agreement_are_of_valid_elements(tmp_path, spoilt):
     data = SERIES_DATA(spoilt=spoilt)
@@ -231,6 +236,7 @@ def test_metrics_are_those_of_the_trained_models_on_each_split(tmp_path):
     assert rows[-1]["val/error"] == pytest.approx(1 - (scores["val/metric_1"] + scores["val/metric_2"]) / 2)
 
 
+@pytest.mark.slow
 def test_the_ensemble_trains_like_independent_and_is_judged_as_one(tmp_path):
     one, rows = trained(tmp_path / "one", method_of("ensemble"))
     other, _ = trained(tmp_path / "other", method_of("independent"))
@@ -272,6 +278,7 @@ def test_a_complex_model_has_a_moving_average_too():
     assert module.averages[0].factor.item() == 2.0 + 0.0j
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("condition", "slot"), [("weak_data", 2), ("weak_labels", 2)])
 def test_a_weak_peer_leaves_the_other_model_alone(tmp_path, condition, slot):
     clean, _ = trained(tmp_path / "clean", method_of("independent"))

@@ -55,6 +55,7 @@ def require_gradients_everywhere(network: nn.Module, answer: Tensor) -> None:
 # operators
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("grid", [(33,), (17, 17)])
 def test_operators_answer_on_the_grid_of_the_field(name, grid):
@@ -202,6 +203,7 @@ def test_a_classifier_learns_a_batch_by_heart(name):
     assert (network.eval()(images).argmax(1) == labels).all()
 
 
+@pytest.mark.slow
 def test_the_resnet_is_that_of_torchvision_with_another_stem():
     reference = torchvision.models.resnet18(num_classes=10)
     reference.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)

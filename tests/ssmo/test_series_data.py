@@ -63,6 +63,7 @@ def test_ett_is_standardised_by_its_first_8640_rows_and_population_deviation(ett
     np.testing.assert_allclose(batch.targets[0][1], expected[14400 - 96 : 14400], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_quarter_hours_make_ett_four_times_as_long(tmp_path):
     path = write_table(tmp_path / "m.csv", np.random.default_rng(0).normal(size=(57_600, 1)), "15min", ["a"])
     assert [len(each) for each in csv(path, "ett").splits.values()] == [34_560 - 191, 11_520 - 95, 11_520 - 95]

@@ -62,6 +62,7 @@ def test_burgers_converges_spectrally_to_the_closed_form():
     assert errors == pytest.approx([5.8e-4, 1.3e-6, 2.4e-11], rel=0.05)  # ssmo specification, section 5.2
 
 
+@pytest.mark.slow
 def test_burgers_is_of_order_four_in_time():
     exact = decaying_sine(96, 1.0)
     errors = [relative(solve_burgers(decaying_sine(96, 0), 0.02, 1.0, dt=0.1 / 2**k), exact) for k in range(7)]
@@ -69,6 +70,7 @@ def test_burgers_is_of_order_four_in_time():
     assert orders(errors)[-1] == pytest.approx(4, abs=0.1)
 
 
+@pytest.mark.slow
 def test_burgers_agrees_with_cole_hopf_on_random_fields_and_viscosities():
     viscosity = torch.tensor([0.01, 0.02, 0.04])
     found = solve_burgers(burgers_initial(3, 1024, seeded()), viscosity, 1.0)

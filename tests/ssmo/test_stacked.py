@@ -96,6 +96,7 @@ def test_every_seed_has_the_figures_of_an_ordinary_run(changes, tmp_path):
     assert not torch.equal(*(network_weights(run.best)["network.slots.1.head.weight"] for run in runs))
 
 
+@pytest.mark.slow
 def test_the_best_weights_give_the_best_metric(tmp_path):
     (run,) = train_at_once(configs_of(tmp_path, seeds=1), tmp_path)
     loaded = load_run(run)

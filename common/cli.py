@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -45,10 +45,11 @@ def run_task(function: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     except ChecksFailed as error:
         print(f"failed: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    except UserError as error:
-        if HydraConfig.get().mode is RunMode.MULTIRUN:  # the sweeper decides whether the sweep goes on
-            raise
-        fail(str(error))
+    except (UserError, InstantiationException) as error:
+        mistake = error if isinstance(error, UserError) else error.__cause__  # raised by a constructor
+        if not isinstance(mistake, UserError) or HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise  # a bug; or the sweeper decides whether the sweep goes on
+        fail(str(mistake))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

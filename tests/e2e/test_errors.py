@@ -33,6 +33,10 @@ from tests.processes import ROOT, command
         (["experiment=lasps_phase2", "init_from=nowhere"], "init_from=nowhere: no such run directory or checkpoint"),
         (["resume=nowhere"], "nowhere: not a run directory"),
         (["experiment=lasps_phase1", "data.view.charts.size=32"], "60 sessions do not fit into 32 columns"),
+        (
+            ["experiment=ssmo_classification", "loss.selector=correctness", "loss.weighting=soft"],
+            "error: loss.selector=correctness: only with weighting=hard",
+        ),
     ],
 )
 @pytest.mark.slow

@@ -75,7 +75,7 @@ class Comparison:
     Attributes:
         gain: mean improvement, positive where `method` is better, with its 95 % t interval.
         t_p, flip_p: p-values of the paired t test and of the exact sign-flip test; None where all gains are equal.
-        holm_p: the latter, corrected for all comparisons of the table.
+        holm_p: the t test's, corrected for all comparisons of the table; sign flips have too few values for that.
         effect: mean over standard deviation of the gains (Cohen's d_z).
     """
 
@@ -88,6 +88,11 @@ class Comparison:
     flip_p: float | None = None
     holm_p: float | None = None
     effect: float | None = None
+
+    @property
+    def sure(self) -> bool:
+        """Whether both tests find a difference: t after correction, sign flips, which assume nothing, without."""
+        return self.holm_p is not None and self.holm_p < 0.05 and self.flip_p < 0.05
 
 
 def gather(rows: Iterable[Row]) -> dict[Place, Results]:
@@ -133,7 +138,7 @@ def compare(
         for method in ordered(results.scores)
         if method not in ("independent", baseline) and baseline in results.scores
     ]
-    adjusted = holm([math.nan if each.flip_p is None else each.flip_p for each in found]) if found else []
+    adjusted = holm([math.nan if each.t_p is None else each.t_p for each in found]) if found else []
     for each, p in zip(found, adjusted, strict=True):
         each.holm_p = None if math.isnan(p) else float(p)
     return found

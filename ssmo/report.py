@@ -53,8 +53,9 @@ def matrix(runs: list[Run], split: Split, output: Path, data_dir: str | None) ->
         "## Test metric at the epoch chosen on validation\n",
         _score_table(places),
         "## Gains, paired by seed\n",
-        "Positive is better. t interval over seeds; p of the exact sign-flip test, and the same by Holm over this "
-        "table; d_z is the mean gain over its deviation. “–” where no test is possible: one seed, or equal gains.\n",
+        "Positive is better. t interval over seeds; p of the paired t test and of exact sign flips; Holm corrects the "
+        "first over this table; d_z is the mean gain over its deviation. “–” where no test is possible: one seed, or "
+        "equal gains.\n",
         _gain_table(comparisons),
         "## Negative transfer\n",
         "Gain of the stronger model of an unlike pair over training alone; negative is harm.\n",
@@ -91,8 +92,8 @@ def _record(each: Comparison) -> dict[str, Any]:
 def verdicts(places: dict[Place, Results], comparisons: list[Comparison], dynamics: Dynamics) -> list[str]:
     """The four parts of the claim, each told by the figures.
 
-    Better and worse are what Holm's correction leaves of the sign-flip tests; with fewer than six seeds that test can
-    show nothing, which is said.
+    Better and worse are what both tests find, t after Holm's correction and exact sign flips; with fewer than six
+    seeds the latter can show nothing, which is said.
     """
     hard = [each for each in comparisons if each.method == "ssmo_hard"]
     alone = [each for each in hard if each.baseline == "independent"]
@@ -127,7 +128,7 @@ def _count(comparisons: Any) -> str:
     comparisons = [each for each in comparisons if each.gain is not None]
     if not comparisons:
         return "not compared: no two runs of equal seed"
-    sure = [each for each in comparisons if each.holm_p is not None and each.holm_p < 0.05]
+    sure = [each for each in comparisons if each.sure]
     better = sum(each.gain.estimate > 0 for each in sure)
     positive = sum(each.gain.estimate > 0 for each in comparisons)
     return (

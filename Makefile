@@ -38,7 +38,7 @@ bench: $(STAMP) ## speed and memory against named baselines
 	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(RUN) $$file || exit 1; done
 
 pins: ## renew constraints.txt from pyproject.toml
-	@$(UV) pip compile -q pyproject.toml --extra lasps --group dev --no-header --no-annotate --python-version 3.11 -o constraints.txt
+	@$(UV) pip compile -q pyproject.toml --extra lasps --extra kfashion --group dev --no-header --no-annotate --python-version 3.11 -o constraints.txt
 
 clean: ## remove the environment and caches; runs in outputs/ stay
 	rm -rf .venv .boot .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -258,7 +258,7 @@ def _quiet_console() -> Iterator[None]:
 
 def _failed_since(run: Run, began: float) -> bool:
     status = run.status
-    return status.get("status") == "failed" and datetime.fromisoformat(status["time"]).timestamp() >= int(began)
+    return status.get("status") == "failed" and datetime.fromisoformat(status["time"]).timestamp() >= began
 
 
 def _train(runs: dict[Run, DictConfig], stop: GracefulStop, matrix: MatrixConfig) -> None:

@@ -103,7 +103,7 @@ class Run:
 
     def write_status(self, status: str, **details: Any) -> None:
         """Record `running`, `done`, `failed`, `diverged` or `interrupted`, with epoch or error line."""
-        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        now = datetime.now().astimezone().isoformat(timespec="microseconds")
         write_json(self.path / "status.json", {"status": status, "time": now, "pid": os.getpid(), **details})
 
     def write_environment(self, **details: Any) -> None:

@@ -28,11 +28,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a Lightning checkpoint, tensors on the CPU.
 
     Raises:
-        UserError: if the file is missing, truncated, no checkpoint of a run, or holds pickled code, which is refused
-            unexecuted.
+        UserError: as `read_pickle`; if the file is no checkpoint of a run.
+    """
+    checkpoint = read_pickle(path)
+    if "state_dict" not in checkpoint:
+        raise UserError(f"{path}: not a checkpoint of a run (no state_dict); use one written by train.py.")
+    return checkpoint
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """The dict of tensors and plain values that `torch.save` wrote, on the CPU.
+
+    Raises:
+        UserError: if the file is missing, truncated, holds no dict, or holds pickled code, which is refused unexecuted.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint.") from None
     except pickle.UnpicklingError as error:
@@ -41,9 +52,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # bytes that are no checkpoint can make the reader fail in any way
         reason = (str(error) or type(error).__name__).splitlines()[0][:80]
         raise UserError(f"{path}: truncated or not a checkpoint ({reason}).") from None
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise UserError(f"{path}: not a checkpoint of a run (no state_dict); use one written by train.py.")
-    return checkpoint
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a checkpoint (it holds a {type(content).__name__}).")
+    return content
 
 
 def network_weights(path: Path) -> dict[str, torch.Tensor]:

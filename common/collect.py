@@ -37,6 +37,7 @@ class UnitScore:
         loss: of its own branch; None where nothing was measured.
         loss_source: units whose loss that is, for a unit without a branch.
         row_losses: (n,) on the select split, with `loss` as their mean.
+        target_spread: smallest range of a target of the unit; 0 says that one is constant.
     """
 
     split: Literal["train", "select"]
@@ -45,6 +46,7 @@ class UnitScore:
     task_metrics: dict[str, float | None] = field(default_factory=dict)
     loss_source: str | None = None
     row_losses: np.ndarray | None = None
+    target_spread: float | None = None
 
 
 class NamesUnits(Protocol):
@@ -76,8 +78,8 @@ class Collect(Callback):
         every_n_epochs: epochs between two collections.
         dtype: of the stored weights; `bfloat16` halves the files.
         keep_last: how many epochs keep their weights, the latest; None keeps all. Records are always kept.
-        ema_decay: of an exponential moving average over steps, which the last epoch stores in `ema/`; None makes none.
-            It is updated with the update's sample of steps, by a decay to match.
+        ema_decay: of an exponential moving average over steps, which lies in `ema/` when training ends; None makes
+            none. It is updated with the update's sample of steps, by a decay to match.
     """
 
     def __init__(
@@ -180,6 +182,11 @@ class Collect(Callback):
             if trainer.is_global_zero:
                 self._write(trainer, pl_module)
 
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        if self.ema and trainer.is_global_zero:
+            facts = {"epoch": trainer.current_epoch, "global_step": trainer.global_step, **self.provenance}
+            write_units(self.folder / "ema", self._averaged(pl_module).items(), pl_module.groups, self.dtype, **facts)
+
     def _record(self, trainer: lightning.Trainer, module: Any) -> None:
         means = self._means(module)
         dead = dead_fractions(module)
@@ -188,7 +195,8 @@ class Collect(Callback):
             for score in scores:
                 row = {"epoch": trainer.current_epoch + 1, "unit": unit, "split": score.split, "n": score.n,
                        "loss": score.loss, "loss_source": score.loss_source, "task_metrics": score.task_metrics,
-                       **means[unit], "dead_fraction": dead[unit], "seconds": seconds}  # fmt: skip
+                       "target_spread": score.target_spread, **means[unit], "dead_fraction": dead[unit],
+                       "seconds": seconds}  # fmt: skip
                 self.records.append(plain(row))
                 if score.row_losses is not None:
                     self.row_losses.setdefault(unit, []).append(torch.from_numpy(score.row_losses.astype(np.float16)))
@@ -206,10 +214,8 @@ class Collect(Callback):
     def _write(self, trainer: lightning.Trainer, module: Any) -> None:
         epoch = trainer.current_epoch + 1
         facts = {"epoch": epoch, "global_step": trainer.global_step, **self.provenance}
-        states = {name: unit.state_dict() for name, unit in module.units.items()}
+        states = ((name, unit.state_dict()) for name, unit in module.units.items())
         write_units(self.folder / f"epoch_{epoch:04d}", states, module.groups, self.dtype, **facts)
-        if self.ema and epoch == trainer.max_epochs:
-            write_units(self.folder / "ema", self._averaged(module), module.groups, self.dtype, **facts)
         if self.keep_last:
             for path in list(saved_epochs(self.folder).values())[: -self.keep_last]:
                 shutil.rmtree(path)

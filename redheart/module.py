@@ -12,7 +12,17 @@ from common.module import TrunkModule
 from redheart.groups import dependency_groups
 from redheart.networks import MultiModule
 from redheart.rows import TASKS, Task
-from redheart.tasks import Answer, Targets, TaskBatch, TaskLosses, answer, confusion, has_target, task_metrics
+from redheart.tasks import (
+    Answer,
+    Targets,
+    TaskBatch,
+    TaskLosses,
+    answer,
+    confusion,
+    has_target,
+    target_spread,
+    task_metrics,
+)
 
 PROBE_ROWS = 512
 Branch = tuple[str, Task]
@@ -61,11 +71,26 @@ class MultiTaskModule(TrunkModule):
     def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
         said, targets = self.answers(batch), batch.targets
         counts = {task: has_target(task, targets).sum() for task in TASKS}
-        sums = torch.stack([self.loss.per_row(task, said[unit, task], targets).sum() for unit, task in self.branches])
+        sums = self.branch_losses(said, targets)
         rows = torch.stack([counts[task] for _, task in self.branches])
         self.branch_sums += torch.stack([sums.detach(), rows]).double()
+        if self.loss.r_drop:
+            sums = self._with_second_pass(said, sums, batch)
         total = (self.weights(sums) * sums / rows.clamp(min=1)).sum()
         return self.record_train_loss(total, len(batch), batch_idx)
+
+    def branch_losses(self, said: dict[Branch, Answer], targets: Targets) -> Tensor:
+        """(branches,) sums of losses over rows."""
+        return torch.stack([self.loss.per_row(task, said[unit, task], targets).sum() for unit, task in self.branches])
+
+    def _with_second_pass(self, said: dict[Branch, Answer], sums: Tensor, batch: TaskBatch) -> Tensor:
+        """The mean of the losses of two passes, with the weighted disagreement of both where there is a target."""
+        again = self.answers(batch)
+        apart = [
+            (self.loss.disagreement(task, said[unit, task], again[unit, task]) * has_target(task, batch.targets)).sum()
+            for unit, task in self.branches
+        ]
+        return (sums + self.branch_losses(again, batch.targets)) / 2 + self.loss.r_drop * torch.stack(apart)
 
     def weights(self, like: Tensor) -> Tensor:
         """(branches,) weights of the branches in the whole."""
@@ -126,9 +151,10 @@ class MultiTaskModule(TrunkModule):
             source = "heads" if unit == "backbone" else None
             losses = self.row_losses({branch[1]: said[branch] for branch in own}, targets).numpy()
             mean = float(losses.mean()) if len(losses) else None
+            spreads = [spread for _, task in own if (spread := target_spread(task, targets)) is not None]
             scores[unit] = [
                 UnitScore("train", *self._train_loss(own), loss_source=source),
-                UnitScore("select", len(losses), mean, named, source, losses),
+                UnitScore("select", len(losses), mean, named, source, losses, min(spreads, default=None)),
             ]
         return scores
 

@@ -1,6 +1,6 @@
 """The model: a shared backbone, heads and analyzers that read it, and experts that read the input itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -232,15 +232,31 @@ class MultiModule(nn.Module):
         Args:
             x: (B, D) vectors of texts, or (B, L, D) of their segments.
         """
-        features, vectors = self.backbone(x), whole(x)
-        outputs = {(self.head_unit(task), task): head(features[task]) for task, head in self.heads.items()}
-        seen = {task: each.detach() for task, each in features.items()} if self.detach_analyzers else features
-        outputs |= {("neural_analyzers", task): part(seen[task]) for task, part in self.neural_analyzers.items()}
-        # a measurement for the filter, not a path for its gradient
-        prior = outputs[self.head_unit("emotion"), "emotion"].detach() if self.dsp_prior == "heads" else None
-        spectral = self.dsp_kalman(x if self.dsp_source == "input" else features["emotion"], prior)
-        outputs["dsp_kalman", "emotion"] = spectral
-        return outputs | {(f"adv_{task}", task): expert(vectors) for task, expert in self.experts.items()}
+        said: dict[str, dict[Task, Tensor]] = {}
+        for unit in self.graph:
+            said[unit] = self.run_unit(unit, x, said)
+        return {(unit, task): said[unit][task] for unit, task in self.branches}
+
+    def run_unit(self, unit: str, x: Tensor, said: Mapping[str, dict[Task, Tensor]]) -> dict[Task, Tensor]:
+        """What one unit gives, by task: the backbone features, the others logits.
+
+        Args:
+            said: what the units that it reads gave for the same x.
+        """
+        if unit == "backbone":
+            return self.backbone(x)
+        if unit == "dsp_kalman":
+            # a measurement for the filter, not a path for its gradient
+            prior = said[self.head_unit("emotion")]["emotion"].detach() if self.dsp_prior == "heads" else None
+            return {"emotion": self.dsp_kalman(x if self.dsp_source == "input" else said["backbone"]["emotion"], prior)}
+        if unit.startswith("adv_"):
+            task = unit.removeprefix("adv_")
+            return {task: self.experts[task](whole(x))}
+        features = said["backbone"]
+        if unit == "neural_analyzers":
+            seen = {task: each.detach() for task, each in features.items()} if self.detach_analyzers else features
+            return {task: part(seen[task]) for task, part in self.neural_analyzers.items()}
+        return {task: head(features[task]) for task, head in self.heads.items() if self.head_unit(task) == unit}
 
 
 def whole(x: Tensor) -> Tensor:

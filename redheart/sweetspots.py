@@ -73,7 +73,9 @@ class Thresholds:
             raise UserError(f"{path}: {error}") from None
 
 
-PROVENANCE = ("schema", "fitted_on", "objective", "cv_score", "n_runs", "created", "calibrated")
+PROVENANCE = (
+    "schema", "fitted_on", "objective", "cv_score", "cv_score_of_defaults", "n_runs", "created", "calibrated",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

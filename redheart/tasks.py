@@ -1,5 +1,6 @@
 """The four tasks: targets, losses and metrics. Every definition is the same at every epoch of a run."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
@@ -100,6 +101,21 @@ def has_target(task: Task, targets: Targets) -> Tensor:
     return ~targets.surd.isnan().any(1)
 
 
+def target_spread(task: Task, targets: Targets) -> float | None:
+    """Smallest range (highest less lowest) of the known values of a task's targets; None where none is known.
+
+    0 says that one of them is the same for all rows: no metric of it means anything.
+    """
+    columns = {
+        "emotion": [targets.emotion.double().where(has_target(task, targets), math.nan)],
+        "bentham": [*targets.bentham.double().unbind(1), targets.preference.double()],
+        "regret": [targets.regret.double(), targets.vote.double()],
+        "surd": targets.surd.double().unbind(1),
+    }[task]
+    known = [column[~column.isnan()] for column in columns]
+    return min(((each.max() - each.min()).item() for each in known if len(each)), default=None)
+
+
 class TaskLosses(nn.Module):
     """Loss per row of each task, and the weights of tasks and units in the whole.
 
@@ -111,6 +127,7 @@ class TaskLosses(nn.Module):
         ranking_weight: of the pairwise ranking of the utility (mean logit of the bentham dimensions).
         task_weights: by task.
         unit_weights: by unit, 1 where not named.
+        r_drop: weight of the difference between two passes with different dropout, which doubles the passes.
     """
 
     def __init__(
@@ -122,17 +139,28 @@ class TaskLosses(nn.Module):
         ranking_weight: Positive,
         task_weights: dict[Task, Annotated[float, Field(gt=0)]],
         unit_weights: dict[str, Positive],
+        r_drop: Positive = 0.0,
     ):
         super().__init__()
         if set(task_weights) != set(TASKS):
             raise UserError(f"loss.task_weights={task_weights}: need a weight for each of {', '.join(TASKS)}.")
         self.focal, self.label_smoothing = FocalLoss(gamma), label_smoothing
         self.bentham, self.surd, self.ranking_weight = bentham, surd, ranking_weight
-        self.task_weights, self.unit_weights = task_weights, unit_weights
+        self.task_weights, self.unit_weights, self.r_drop = task_weights, unit_weights, r_drop
 
     def per_row(self, task: Task, said: Answer, targets: Targets) -> Tensor:
         """(B,) losses, 0 for rows without a target."""
         return getattr(self, f"_{task}")(said, targets)
+
+    def disagreement(self, task: Task, one: Answer, other: Answer) -> Tensor:
+        """(B,) symmetric Kullback-Leibler divergences of two answers, averaged over the values of a regression.
+
+        Source: Liang et al. 2021, R-Drop, arXiv:2106.14448.
+        """
+        shared = task in ("emotion", "surd")
+        first, second = (each.logits.softmax(-1) if shared else each.logits.sigmoid() for each in (one, other))
+        parts = (first - second) * (one.logits - other.logits) / 2  # the normalisers cancel, as both sum to 1
+        return parts.sum(-1) if shared else parts.mean(-1)
 
     def _emotion(self, said: Answer, targets: Targets) -> Tensor:
         losses = self.focal.per_sample(said.logits, targets.emotion.clamp(min=0))

@@ -2,12 +2,16 @@
 
 import json
 import logging
+import os
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from common.checkpoints import network_weights
@@ -15,7 +19,15 @@ from common.collect import Collect, UnitScore, config_hash, dead_fractions
 from common.errors import UserError
 from common.rundir import find_runs
 from common.training import train
-from common.unit_files import read_manifest, read_unit, saved_epochs, write_units
+from common.unit_files import (
+    STORED_DTYPES,
+    file_hash,
+    read_manifest,
+    read_unit,
+    saved_epochs,
+    unit_file,
+    write_units,
+)
 from tests import processes, toy
 
 
@@ -126,6 +138,13 @@ def test_the_moving_average_lies_between_the_weights_it_saw(whole):
     assert 0 < (average - last).abs().max() < 0.1
 
 
+def test_the_moving_average_is_there_when_no_epoch_is_due_at_the_end(tmp_path):
+    found = collected(tmp_path, phase__epochs=3, callbacks__collect__ema_decay=0.5)
+    assert list(saved_epochs(found.path / "units")) == [2]
+    ema = read_manifest(found.path / "units" / "ema")
+    assert (ema["epoch"], ema["global_step"]) == (3, 27)
+
+
 def test_quantities_are_those_of_the_steps(tmp_path, monkeypatch):
     seen = {"norm": [], "ratio": []}
     gradients, updates = Collect._add_gradients, Collect.on_train_batch_end
@@ -205,7 +224,8 @@ def test_dead_units_are_counted(activation, expected):
 @pytest.fixture
 def saved(tmp_path):
     folder = tmp_path / "epoch_0001"
-    write_units(folder, {"a": {"w": torch.arange(64.0), "count": torch.tensor(7)}}, {"a": ["a"]}, "bfloat16", epoch=1)
+    state = {"w": torch.arange(64.0), "count": torch.tensor(7)}
+    write_units(folder, [("a", state)], {"a": ["a"]}, "bfloat16", epoch=1)
     return folder
 
 
@@ -222,6 +242,64 @@ def test_one_flipped_byte_is_found_and_named(saved):
         read_unit(saved, "a")
 
 
+def settle(saved):
+    """Let the clock of the file system tick between the last unit and its manifest."""
+    time.sleep(0.03)
+    manifest = saved / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes())
+
+
+def test_a_file_that_nobody_touched_is_not_hashed_again(saved, monkeypatch):
+    settle(saved)
+    monkeypatch.setattr("common.unit_files.file_hash", lambda path: pytest.fail("hashed"))
+    assert unit_file(saved, "a") == saved / "a.safetensors"
+    with pytest.raises(pytest.fail.Exception, match="hashed"):
+        unit_file(saved, "a", rehash=True)
+
+
+def test_a_copy_is_hashed_and_so_is_what_was_written_within_a_tick(saved, tmp_path):
+    unit = saved / "a.safetensors"
+    shutil.copytree(saved, tmp_path / "copy", copy_function=shutil.copy2)
+    for path in (unit, tmp_path / "copy" / "a.safetensors"):
+        times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        os.utime(path, ns=times)
+        with pytest.raises(UserError, match="damaged"):
+            unit_file(path.parent, "a")
+
+
+def test_writing_to_a_unit_that_was_read_leaves_its_file(saved):
+    state = read_unit(saved, "a")
+    state["w"].zero_()
+    assert read_unit(saved, "a")["w"].tolist() == list(range(64))
+
+
+def test_a_file_is_what_safetensors_reads(saved):
+    expected = load_file(saved / "a.safetensors")
+    state = read_unit(saved, "a")
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], value) and state[key].dtype == value.dtype for key, value in expected.items())
+
+
+@pytest.mark.parametrize("dtype", sorted(STORED_DTYPES.values(), key=str))
+def test_tensors_of_every_type_and_shape_come_back(tmp_path, dtype):
+    state = {
+        "many": torch.ones(3, 5).to(dtype),
+        "scalar": torch.tensor(1).to(dtype),
+        "none": torch.ones(0, 2, dtype=dtype),
+    }
+    save_file(state, tmp_path / "a.safetensors")
+    manifest = {
+        "schema": 1,
+        "groups": {},
+        "units": {"a": {"file": "a.safetensors", "sha256": file_hash(tmp_path / "a.safetensors")}},
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    back = read_unit(tmp_path, "a")
+    assert all(torch.equal(back[key], value) and back[key].dtype == dtype for key, value in state.items())
+
+
 def test_what_is_missing_is_named(saved):
     with pytest.raises(UserError, match=r"no unit aa\. Did you mean a\? There are a\."):
         read_unit(saved, "aa")
@@ -230,7 +308,7 @@ def test_what_is_missing_is_named(saved):
         read_unit(saved, "a")
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"schema": 2}'])
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"schema": 2}', '{"schema": 1}'])
 def test_a_manifest_that_is_none_is_refused(saved, content):
     path: Path = saved / "manifest.json"
     path.unlink() if content is None else path.write_text(content)
@@ -251,5 +329,5 @@ def test_a_kill_while_writing_leaves_no_manifest(saved, monkeypatch):
 
     monkeypatch.setattr("common.unit_files.write_atomic", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_units(saved, {"a": {"w": torch.zeros(1)}}, {}, "float32")
+        write_units(saved, [("a", {"w": torch.zeros(1)})], {}, "float32")
     assert saved_epochs(saved.parent) == {}

@@ -7,9 +7,13 @@ import pytest
 import torch
 
 from common.checkpoints import network_weights
+from common.errors import UserError
 from common.evaluation import load_module
+from common.files import read_json
 from common.rundir import find_runs, resolve_run
-from common.unit_files import read_manifest, read_unit, saved_epochs
+from common.unit_files import load_units, read_manifest, read_unit, saved_epochs
+from redheart.combine import combine, soup
+from redheart.convert_checkpoint import main as convert_main
 from tests.processes import command
 
 pytestmark = pytest.mark.slow
@@ -56,15 +60,72 @@ def test_the_records_are_those_of_the_run(smoke):
     assert all(line["grad_norm"] > 0 and line["nan_count"] == 0 for line in lines_of(smoke))
 
 
-def test_all_units_of_the_best_epoch_give_its_very_logits(smoke):
-    module, best = load_module(smoke), smoke.summary["best_epoch"]
-    x = torch.randn(16, 64)
-    before = module.network(x)
-    for name, unit in module.units.items():
-        for parameter in unit.parameters():
-            parameter.data.zero_()
-        unit.load_state_dict(read_unit(smoke.path / "units" / f"epoch_{best:04d}", name))
-    assert all(torch.equal(logits, before[branch]) for branch, logits in module.network(x).items())
+def logits(module, x):
+    with torch.no_grad():
+        return module.network(x)
+
+
+def test_all_units_of_the_best_epoch_give_its_very_logits(smoke, tmp_path):
+    module, x = load_module(smoke), torch.randn(16, 64)
+    before = logits(module, x)
+    combine(smoke.path / "units", soup(UNITS, [smoke.summary["best_epoch"]]), tmp_path)
+    for parameter in module.network.parameters():
+        parameter.data.zero_()
+    load_units(module.units, tmp_path)
+    assert all(torch.equal(each, before[branch]) for branch, each in logits(module, x).items())
+
+
+def test_units_of_several_epochs_answer_as_in_those(smoke):
+    recipe = "{dsp_kalman: 2, adv_emotion: '1,2', adv_surd: '1:5@0.5'}"
+    words = [f"run={smoke.path}", "analysis=redheart/combine", f"analysis.recipe={recipe}", "analysis.fill_from=4"]
+    done = command("evaluate.py", *words)
+    assert done.code == 0, done.err
+    assert "| adv_emotion " in done.out
+    (combined,) = (smoke.path / "evaluations").glob("*_redheart_combine")
+    module, x = load_module(smoke), torch.randn(16, 64)
+    load_units(module.units, combined)
+    mixed = logits(module, x)
+    for epoch, branches in {4: [("heads", "regret"), ("adv_regret", "regret")], 2: [("dsp_kalman", "emotion")]}.items():
+        load_units(module.units, smoke.path / "units" / f"epoch_{epoch:04d}")
+        assert all(torch.equal(mixed[branch], logits(module, x)[branch]) for branch in branches)
+    assert not (smoke.path / "test_looks.jsonl").exists()
+
+
+def test_a_mix_of_dependent_units_is_refused_in_one_line(smoke):
+    words = [f"run={smoke.path}", "analysis=redheart/combine", "analysis.recipe={backbone: 2}", "analysis.fill_from=4"]
+    done = command("evaluate.py", *words)
+    assert done.code == 2
+    assert "neural_analyzers from 4: they depend on one another" in done.err
+    assert "Traceback" not in done.err
+    done = command("evaluate.py", *words, "analysis.allow_dependent_mix=true")
+    assert done.code == 0, done.err
+    assert [read_json(path)["dependent_mix"] for path in smoke.path.glob("evaluations/*/manifest.json")].count(
+        True
+    ) == 1
+
+
+def test_a_checkpoint_is_converted_to_the_units_it_holds(smoke, tmp_path):
+    units = smoke.path / "units" / f"epoch_{smoke.summary['best_epoch']:04d}"
+    by_unit = tmp_path / "by_unit.pt"
+    torch.save({name: read_unit(units, name) for name in UNITS}, by_unit)
+    for number, path in enumerate((smoke.best, by_unit)):
+        convert_main(["--run", str(smoke.path), "--checkpoint", str(path), "--output", str(tmp_path / str(number))])
+        manifest = read_manifest(tmp_path / str(number))
+        assert manifest["units"] == read_manifest(units)["units"]
+        assert manifest["config_hash"] == read_manifest(units)["config_hash"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(UserError("code"), "pickled code"), ({"backbone.weight": torch.zeros(1)}, "not the weights of the model")],
+)
+def test_what_is_no_checkpoint_of_the_model_is_not_converted(smoke, tmp_path, capsys, content, message):
+    torch.save(content, tmp_path / "m.pt")
+    words = ["--run", str(smoke.path), "--checkpoint", str(tmp_path / "m.pt"), "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        convert_main(words)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_killed_run_collects_what_an_uninterrupted_one_does(smoke, tmp_path):

@@ -98,6 +98,8 @@ def test_a_units_loss_is_the_mean_of_its_rows_and_the_backbones_that_of_the_head
     assert scores["adv_surd"].n == data.facts["num_targets"]["select"]["surd"]
     assert set(scores["adv_surd"].task_metrics) == {"pid_accuracy", "mae", "error_bits"}
     assert {"emotion/macro_f1", "surd/pid_accuracy"} < set(scores["heads"].task_metrics)
+    assert scores["adv_emotion"].target_spread == 6  # all classes are there
+    assert 0 < scores["heads"].target_spread <= scores["adv_surd"].target_spread <= 1
 
 
 def test_the_fused_prediction_is_judged_on_the_select_split(data):
@@ -135,6 +137,18 @@ def test_training_losses_are_means_over_the_rows_of_the_epoch(data):
     whole = train[np.concatenate(batches)]
     rows = module.row_losses({"surd": module.answers(whole)["adv_surd", "surd"]}, whole.targets)
     assert (count, mean) == (len(rows), pytest.approx(rows.mean().item(), rel=1e-5))
+
+
+def test_r_drop_adds_nothing_but_the_disagreement_of_two_passes(data):
+    batch, totals = data.datasets["train"][np.arange(64)], {}
+    for dropout in (0.0, 0.5):
+        for weight in (0.0, 1.0):
+            torch.manual_seed(0)
+            module = module_for(dropout=dropout).train()
+            module.loss.r_drop = weight
+            totals[dropout, weight] = module.training_step(batch, 0).item()
+    assert totals[0.0, 1.0] == pytest.approx(totals[0.0, 0.0])
+    assert totals[0.5, 1.0] > totals[0.5, 0.0]
 
 
 @pytest.mark.slow

@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from redheart.rows import TASKS, UNLABELLED
-from redheart.tasks import Answer, Targets, TaskBatch, TaskLosses, answer, confusion, has_target, task_metrics
+from redheart.tasks import (
+    Answer,
+    Targets,
+    TaskBatch,
+    TaskLosses,
+    answer,
+    confusion,
+    has_target,
+    target_spread,
+    task_metrics,
+)
 
 NAN = math.nan
 
@@ -49,6 +59,18 @@ def test_rows_without_a_target_cost_nothing_and_teach_nothing():
         assert task_metrics(task, said(logits.detach()), nothing) == {}
 
 
+def test_the_spread_of_targets_is_that_of_the_flattest_one():
+    bentham = torch.full((3, 10), NAN)
+    bentham[:, 0], bentham[:2, 4] = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.25, 0.75])
+    assert target_spread("bentham", targets(3, bentham=bentham)) == pytest.approx(0.5)
+    surd = torch.tensor([[0.1, 0.2, 0.7, 0.0], [0.3, 0.2, 0.5, 0.0], [NAN] * 4])  # as the original's: two never vary
+    assert target_spread("surd", targets(3, surd=surd)) == 0
+    assert target_spread("emotion", targets(3, emotion=[2, UNLABELLED, 2])) == 0
+    assert target_spread("emotion", targets(3, emotion=[2, UNLABELLED, 5])) == 3
+    assert target_spread("regret", targets(2, regret=[0.5, NAN], vote=[NAN, 0.2])) == 0
+    assert all(target_spread(task, targets(3)) is None for task in TASKS)
+
+
 def test_the_focal_loss_discounts_what_is_already_right():
     logits = torch.zeros(1, 7)
     known = targets(1, emotion=[2])
@@ -62,6 +84,17 @@ def test_label_smoothing_acts_in_training_only():
     smooth, plain = losses(label_smoothing=0.5), losses()
     assert smooth.train().per_row("emotion", logits, known) > plain.per_row("emotion", logits, known)
     assert smooth.eval().per_row("emotion", logits, known) == plain.per_row("emotion", logits, known)
+
+
+def test_disagreement_is_the_symmetric_divergence():
+    p, q = torch.tensor([0.5, 0.25, 0.125, 0.125]), torch.tensor([0.25, 0.25, 0.25, 0.25])
+    both = ((p * (p / q).log()).sum() + (q * (q / p).log()).sum()) / 2
+    one, other = said((p.log() + 3).unsqueeze(0)), said(q.log().unsqueeze(0))
+    assert losses().disagreement("surd", one, other).item() == pytest.approx(both.item())
+    # two answers of 0.8 and 0.5: half of 0.3 × log 4
+    one, other = said([[logit(0.8)]]), said([[0.0]])
+    assert losses().disagreement("regret", one, other).item() == pytest.approx(0.15 * math.log(4))
+    assert losses().disagreement("bentham", one, one).item() == 0
 
 
 def test_bentham_averages_over_the_annotated_dimensions_alone():

@@ -10,12 +10,15 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import product
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +37,7 @@ from common.schema import STRICT, Target, validate
 log = logging.getLogger(__name__)
 
 GROUPS = ("experiment", "data", "model", "loss", "phase", "optim")
+Tasks = list[list[tuple[str, dict]]]  # groups of runs that are trained at once, each by name and config
 
 
 @checked(config=STRICT)
@@ -99,25 +103,41 @@ def run_matrix(config: DictConfig, typed: list[str]) -> float:
     log.info(f"{config.name}: {len(cells)} runs, {len(cells) - len(left)} of them done  → {Run(folder)}")
     groups = _groups(matrix, left, folder)
     tasks = [[(cell.name, OmegaConf.to_container(cell.config)) for cell in group] for group in groups]
-    work = folder, tasks, matrix, time.time()
+    exit_codes = _share(folder, tasks, matrix)
+    _collect(matrix.collect, folder)
+    return _missing([Run(folder / cell.name) for cell in cells], exit_codes)
+
+
+def _share(folder: Path, tasks: Tasks, matrix: MatrixConfig) -> list[int]:
+    """Work through the runs with as many processes as the matrix wants, this one included; exit codes of the others.
+
+    They are no daemons, which could have no loaders of their own. They end with this process, however it ends: each
+    watches a pipe, where a word or the end tells it to stop after its step, so that its run can be continued.
+    """
     context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=_work, args=work, daemon=True) for _ in range(min(matrix.workers, len(tasks)) - 1)]
-    for process in others:
-        process.start()
+    watched, held = context.Pipe(duplex=False)
+    work, others = (folder, tasks, matrix, time.time()), []
     try:
+        for _ in range(min(matrix.workers, len(tasks)) - 1):
+            others.append(context.Process(target=_work, args=(*work, watched)))
+            others[-1].start()
         _work(*work)
         for process in others:
             process.join()
     finally:
+        held.send("stop")  # closing it would not do: a loader of this process, still alive, may hold it too
         for process in others:
-            process.terminate()  # they stop after their step, and their runs can be continued
             process.join()
-    _collect(matrix.collect, folder)
-    failed = [cell.name for cell in cells if Run(folder / cell.name).status.get("status") == "failed"]
+    return [process.exitcode for process in others]
+
+
+def _missing(runs: list[Run], exit_codes: list[int]) -> float:
+    """Number of runs that have not ended; raises ChecksFailed where some failed or a worker died."""
+    failed = [run.path.name for run in runs if run.status.get("status") == "failed"]
     if failed:
-        raise ChecksFailed(f"{len(failed)} of {len(cells)} runs failed: {', '.join(failed)}; see their run.log")
-    missing = sum(not _ended(Run(folder / cell.name)) for cell in cells)
-    died = [process.exitcode for process in others if process.exitcode]
+        raise ChecksFailed(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}; see their run.log")
+    missing = sum(not _ended(run) for run in runs)
+    died = [code for code in exit_codes if code]
     if died:
         raise ChecksFailed(f"{len(died)} workers died (exit codes {died}); {missing} runs are missing, begin again")
     return float(missing)
@@ -165,7 +185,7 @@ def checked_matrix(config: DictConfig, typed: list[str]) -> MatrixConfig:
     for word in typed:
         key = word.lstrip("+~").partition("=")[0]
         if key.split(".")[0] not in ("experiment", "matrix", "name", "paths", "hydra"):
-            raise UserError(f"{word}: not for a matrix; to set it in every run use 'matrix.overrides=[{word}]'.")
+            raise UserError(f"{word}: not for a matrix; to set it in every run use \"matrix.overrides=['{word}']\".")
     node = OmegaConf.to_container(config.matrix, resolve=True)
     try:
         matrix = TypeAdapter(MatrixConfig).validate_python(node)
@@ -206,7 +226,7 @@ def _ended(run: Run) -> bool:
     return run.finished or run.status.get("status") == "diverged"
 
 
-def _work(folder: Path, tasks: list[list[tuple[str, dict]]], matrix: MatrixConfig, began: float) -> None:
+def _work(folder: Path, tasks: Tasks, matrix: MatrixConfig, began: float, parent: Connection | None = None) -> None:
     """Go through the runs once, group by group; what fails is left behind with its status."""
     import torch
 
@@ -216,21 +236,37 @@ def _work(folder: Path, tasks: list[list[tuple[str, dict]]], matrix: MatrixConfi
     # also where there are fewer runs than workers: with other threads a resumed run may round otherwise
     torch.set_num_threads(max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) // matrix.workers)))
     with GracefulStop() as stop, _quiet_console():
+        if parent is not None:
+            threading.Thread(target=_end_with, args=(parent, stop), daemon=True).start()
         for number, group in enumerate(tasks, 1):
-            open_runs = {Run(folder / name): OmegaConf.create(config) for name, config in group}
-            open_runs = {run: config for run, config in open_runs.items() if not _ended(run)}
-            open_runs = {run: config for run, config in open_runs.items() if not _failed_since(run, began)}
-            if not open_runs:
-                continue
-            try:
-                _train(open_runs, stop, matrix)
-            except Busy:
-                continue
-            except Exception as error:
-                unwritten = f"failed: {first_line(error)}"
-            for run in open_runs:
-                print(f"[{number}/{len(tasks)}] {run.path.name}: {_outcome(run) or unwritten}", flush=True)
-            _collect(matrix.collect, folder)
+            runs = {Run(folder / name): OmegaConf.create(config) for name, config in group}
+            runs = {run: config for run, config in runs.items() if not _ended(run) and not _failed_since(run, began)}
+            outcomes = _outcomes(runs, stop, matrix)
+            for name, outcome in outcomes.items():
+                print(f"[{number}/{len(tasks)}] {name}: {outcome}", flush=True)
+            if outcomes:
+                _collect(matrix.collect, folder)
+
+
+def _end_with(parent: Connection, stop: GracefulStop) -> None:
+    """Wait for a word or the end of the pipe, then do as on SIGTERM, unless a signal came here as well."""
+    parent.poll(None)
+    if stop.signal is None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _outcomes(runs: dict[Run, DictConfig], stop: GracefulStop, matrix: MatrixConfig) -> dict[str, str]:
+    """Train what is left of a group; name → how it ended, of those runs that this process trained."""
+    unwritten = None
+    try:
+        if runs:
+            _train(runs, stop, matrix)
+    except Busy:
+        return {}
+    except Exception as error:
+        unwritten = f"failed: {first_line(error)}"
+    mine = [run for run in runs if unwritten or run.status.get("pid") == os.getpid()]
+    return {run.path.name: _outcome(run) or unwritten for run in mine}
 
 
 def _outcome(run: Run) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
@@ -45,6 +46,14 @@ class PhaseConfig:
 
 
 @dataclass(config=STRICT)
+class TrialConfig:
+    """Which trial of the study a run is; a sweeper sets it."""
+
+    number: Annotated[int, Field(ge=0)]
+    storage: str
+
+
+@dataclass(config=STRICT)
 class TrainConfig:
     """The keys of train.yaml."""
 
@@ -68,6 +77,10 @@ class TrainConfig:
     callbacks: dict[str, Target]
     logger: dict[str, Target]
     facts: dict[str, Any] = Field(default_factory=dict)
+    objectives: Annotated[list[str], Field(min_length=1)] | None = None
+    pruner: Target = Field(default_factory=dict)
+    study: str | None = None
+    trial: TrialConfig | None = None
 
 
 def validate(config: DictConfig) -> None:
@@ -82,6 +95,7 @@ def validate(config: DictConfig) -> None:
     for key in _missing(written, ""):
         raise UserError(f"{key}: has no default; pass {key}=….")
     _check(TypeAdapter(TrainConfig), written, "", TrainConfig.__annotations__)
+    _check_task(config)
     for path, node in _targets(config, ""):
         _check_target(path, node, facts_known="facts" in config)
 
@@ -102,6 +116,16 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
             yield from _targets(node[key], f"{path}.{key}" if path else str(key))
 
 
+def _check_task(config: DictConfig) -> None:
+    """Where data and networks say which `task` they are for, it must be one and the same."""
+    named = [(path, locate(path, node["_target_"])) for group in ("data", "model")
+             for path, node in _targets(config[group], group)]  # fmt: skip
+    first, *others = [(path, each.__name__, each.task) for path, each in named if hasattr(each, "task")] or [None]
+    for path, name, task in others:
+        if task != first[2]:
+            raise UserError(f"{path}: {name} is for {task}, {first[1]} for {first[2]}; choose another model.")
+
+
 def _check_target(path: str, node: DictConfig, facts_known: bool) -> None:
     target = locate(path, node["_target_"])
     parameters = inspect.signature(target).parameters
@@ -117,7 +141,11 @@ def _check_target(path: str, node: DictConfig, facts_known: bool) -> None:
     hints = _hints(target)
     for key in keys:
         if key in hints and (facts_known or "${facts." not in str(given[key])):
-            _check_value(hints[key], node[key], f"{path}.{key}")
+            try:
+                value = node[key]
+            except InterpolationKeyError:
+                raise UserError(f"{path}.{key}={given[key]}: there is no such key or fact of the data.") from None
+            _check_value(hints[key], value, f"{path}.{key}")
 
 
 def _check_value(hint: Any, value: Any, path: str) -> None:

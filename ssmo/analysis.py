@@ -31,18 +31,23 @@ def run(runs: list[Run], split: Split, output: Path, data_dir: str | None) -> di
     Raises:
         UserError: for more than one run, one of another programme, or the training split.
     """
-    if len(runs) > 1:
-        raise UserError(f"{len(runs)} runs: ssmo/run reads one; to compare a batch use analysis=ssmo/matrix.")
-    if "ssmo" not in runs[0].config.module._target_:
-        raise UserError(f"{runs[0]}: {runs[0].config.name} is no run of ssmo.")
-    if split == "train":
-        raise UserError("split=train: choose val or test; training samples may be noisy or incomplete.")
-    loaded = load_run(runs[0], data_dir)
+    loaded = load_one(runs, split, data_dir)
     figures = judge(loaded, split)
     _curves(loaded, output)
     pictures = draw(loaded, split, output / "figures")
     write_text(output / "report.md", _report(loaded, split, figures, ["curves.png", *pictures]))
     return {"figures": figures}
+
+
+def load_one(runs: list[Run], split: Split, data_dir: str | None) -> LoadedRun:
+    """The run to judge; raises UserError as `run` says."""
+    if len(runs) > 1:
+        raise UserError(f"{len(runs)} runs: this analysis reads one; to compare a batch use analysis=ssmo/matrix.")
+    if "ssmo" not in runs[0].config.module._target_:
+        raise UserError(f"{runs[0]}: {runs[0].config.name} is no run of ssmo.")
+    if split == "train":
+        raise UserError("split=train: choose val or test; training samples may be noisy or incomplete.")
+    return load_run(runs[0], data_dir)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from common.files import write_text
 from common.matrix import Cell
 from common.rundir import Run, first_line
 from common.schema import locate
+from ssmo.curves import lines_of
 
 log = logging.getLogger(__name__)
 
@@ -136,10 +137,10 @@ def row(run: Run) -> dict[str, Any]:
     record = {"run_id": run.path.name, **describe(config), "status": status}
     if not run.finished:
         return record
-    summary, curves = run.summary, np.load(run.path / "curves.npz")
+    curves, seconds = np.load(run.path / "curves.npz"), lines_of(run, "train")[-1]["time_sec"]
     task = locate("facts.task", config.facts.task._target_)
     record |= {
-        "wall_time_sec": summary["fit_time_s"], "metric_name": task.metric, "metric_mode": task.mode,
+        "wall_time_sec": seconds, "metric_name": task.metric, "metric_mode": task.mode,
         "epochs": len(curves["epoch"]), "steps": int(curves["step"][-1]), "device": run.environment["device"],
         "params_1": int(curves["params"][0]), "params_2": int(curves["params"][1]),
     }  # fmt: skip

@@ -80,6 +80,12 @@ def diagonal_forcing(points: int, amplitude: float = 0.1) -> Tensor:
     return amplitude * (phase.sin() + phase.cos())
 
 
+def wave_source(points: int, amplitude: float) -> Tensor:
+    """(points, points) float64 source 1 + A sin πx at the nodes (i, j) / (points − 1), x first."""
+    x = torch.linspace(0, 1, points, dtype=torch.float64)
+    return (1 + amplitude * torch.sin(math.pi * x))[:, None].expand(points, points)
+
+
 def _power(wavenumber: Tensor, tau: float, exponent: float) -> Tensor:
     """(K, K) amplitude (|k|² + τ²)^(−α/2) of products of modes, 0 for the constant one."""
     amplitude = (wavenumber[:, None].square() + wavenumber.square() + tau**2) ** (-exponent / 2)

@@ -40,12 +40,20 @@ class Elements(NamedTuple):
 
 
 class PairLoss(NamedTuple):
-    """A model's loss and the two parts it consists of, and the sum of its weights over valid elements; scalars."""
+    """A model's loss on a batch; scalars.
+
+    Attributes:
+        total: what is minimised.
+        supervised, imitation: the two parts it consists of.
+        active: sum of the weights over valid elements.
+        truth: mean loss on the truths it is told, whatever the method makes of them: what methods compare by.
+    """
 
     total: Tensor
     supervised: Tensor
     imitation: Tensor
     active: Tensor
+    truth: Tensor
 
 
 class Method:
@@ -169,18 +177,18 @@ class Method:
         taught = valid * elements.taught
         weights = self.weights(elements)
         count, active = valid.sum().clamp_min(1), (valid * weights).sum()
+        truth = _mean(elements.losses, taught)
         if self.combine == "subset_means":
             supervised, imitation = self._subset_means(elements, taught)
         else:
-            taught_count = taught.sum().clamp_min(1)
+            supervised = truth
             if self.combine == "replace":
-                taught = taught * (1 - weights)
+                supervised = (taught * (1 - weights) * elements.losses).sum() / taught.sum().clamp_min(1)
             total = count if self.normalise == "valid" else torch.where(active > 0, active, 1)
-            supervised = (taught * elements.losses).sum() / taught_count
             imitation = (valid * weights * elements.distances).sum() / total
         supervised, imitation = self.loss_scale * supervised, self.loss_scale * strength * imitation
         loss = supervised + imitation if self.imitates else supervised
-        return PairLoss(loss, supervised, imitation, active)
+        return PairLoss(loss, supervised, imitation, active, truth)
 
     def _subset_means(self, elements: Elements, taught: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():

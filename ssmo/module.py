@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.module import TrunkModule
+from common.rundir import first_line
 from ssmo.data.base import SPLITS, PairBatch
 from ssmo.dynamics import probe, summarise
 from ssmo.methods import Elements, Method, PairLoss
 from ssmo.networks.pair import Pair
 from ssmo.tasks import Task
 
-SUMS = ("loss", "sup_loss", "im_loss", "active", "agreed", "valid")
+SUMS = ("loss", "sup_loss", "im_loss", "truth_loss", "active", "agreed", "valid")
 
 
 class PairModule(TrunkModule):
@@ -69,28 +70,34 @@ class PairModule(TrunkModule):
         return optimizers, schedulers
 
     def on_fit_start(self) -> None:
-        """Raises UserError if the models' outputs do not fit the task."""
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            batch = self.trainer.datamodule.example().to(self.device)
-            self.eval()
-            for name, slot in zip(self.network.names, self.network.slots, strict=True):
-                output = slot(batch.x)
-                expected = self.task.output_shape(batch.targets[0])
-                if output.shape != expected:
-                    raise UserError(
-                        f"model {name}: gives {tuple(output.shape)} for an input of {tuple(batch.x.shape)}; "
-                        f"{type(self.task).__name__.lower()} needs {tuple(expected)}."
-                    )
-            self.train()
+        self.check_outputs(self.trainer.datamodule.example().to(self.device))
+
+    @torch.no_grad()
+    def check_outputs(self, batch: PairBatch) -> None:
+        """Raises UserError if a model cannot answer a batch, or its outputs do not fit the task."""
+        self.eval()
+        expected = self.task.output_shape(batch.targets[0])
+        for name, slot in zip(self.network.names, self.network.slots, strict=True):
+            of = f"an input of {tuple(batch.x.shape)}"
+            try:
+                with torch.random.fork_rng(devices=[]):
+                    output = slot(batch.x)
+            except RuntimeError as error:
+                raise UserError(f"model {name}: cannot answer {of} ({first_line(error)}).") from error
+            if output.shape != expected:
+                task, shape = type(self.task).__name__.lower(), tuple(output.shape)
+                raise UserError(f"model {name}: gives {shape} for {of}; {task} needs {tuple(expected)}.")
+        self.train()
 
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         outputs = [self._forward(number, batch.x, batch_idx) for number in (0, 1)]
         strength = self.method.strength_at(self.current_epoch)
-        losses = [self.method.loss(elements, strength) for elements in self.elements(batch, outputs)]
+        views = self.elements(batch, outputs)
+        losses = [self.method.loss(elements, strength) for elements in views]
         if self.method.probe_every and batch_idx % self.method.probe_every == 0:
             self._probe(losses)
         self._step(losses[0].total + losses[1].total, batch_idx)
-        self.sums += self.figures(batch, outputs, losses) * len(batch)
+        self.sums += self.figures(batch, outputs, views, losses) * len(batch)
         return self.record_train_loss((losses[0].total + losses[1].total).detach(), len(batch), batch_idx)
 
     def _forward(self, number: int, x: Tensor, batch_idx: int) -> Tensor:
@@ -162,14 +169,17 @@ class PairModule(TrunkModule):
                 old.copy_(new)
 
     @torch.no_grad()
-    def figures(self, batch: PairBatch, outputs: Sequence[Tensor], losses: Sequence[PairLoss]) -> Tensor:
-        """(2, 6) of both models, in the order of `SUMS`: mean losses, and counts of elements per sample."""
+    def figures(
+        self, batch: PairBatch, outputs: Sequence[Tensor], views: Sequence[Elements], losses: Sequence[PairLoss]
+    ) -> Tensor:
+        """(2, 7) of both models, in the order of `SUMS`: mean losses, and counts of elements per sample."""
         target = batch.targets[0]
-        right = [self.task.right(output, target) for output in outputs]
+        right = [view.right if own is target else self.task.right(output, target)
+                 for view, own, output in zip(views, batch.targets, outputs, strict=True)]  # fmt: skip
         same = right[0] & right[1] if self.task.mode == "max" else right[0] == right[1]
         valid = self.task.valid(target)
         agreed, count = (same & valid).sum(), valid.sum()
-        means = torch.stack([torch.stack([loss.total, loss.supervised, loss.imitation]) for loss in losses])
+        means = torch.stack([torch.stack([loss.total, loss.supervised, loss.imitation, loss.truth]) for loss in losses])
         counts = torch.stack([torch.stack([loss.active, agreed, count]) for loss in losses])
         return torch.cat([means.double(), counts.double() / len(batch)], 1)
 
@@ -185,14 +195,14 @@ class PairModule(TrunkModule):
         """What is logged of an epoch's training.
 
         Args:
-            means: (2, 6) of its `figures`.
+            means: (2, 7) of its `figures`.
             probes: those of both models.
             rate: the learning rate at its end.
         """
         found = {"train/probes": len(probes[0]), "train/lr": rate, "train/strength": self.method.strength_at(epoch)}
-        rows = torch.cat([means[:, :3], means[:, 3:5] / means[:, 5:]], 1).tolist()
+        rows = torch.cat([means[:, :4], means[:, 4:6] / means[:, 6:]], 1).tolist()
         for number, (row, own) in enumerate(zip(rows, probes, strict=True), 1):
-            named = dict(zip((*SUMS[:3], "mask_ratio", "agree_rate"), row, strict=True)) | summarise(own)
+            named = dict(zip((*SUMS[:4], "mask_ratio", "agree_rate"), row, strict=True)) | summarise(own)
             found |= {f"train/{name}_{number}": value for name, value in named.items()}
         return found
 

@@ -3,7 +3,6 @@
 Source: ssmo specification, preface and section 7.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,13 @@ from common.rundir import Run
 from common.stats import mean_spread
 from ssmo.batch import row
 from ssmo.comparison import Comparison, Place, Results, Row, compare, gather, ordered, strong_slot
+from ssmo.curves import lines_of
 
 Dynamics = dict[str, dict[str, list[float]]]
 FIGURES = ("mask_ratio", "conflict_rate", "cos_mean", "gnorm_ratio")
-CURVES = {
-    "test_metric_1": "test metric, slot 1", "test_metric_2": "test metric, slot 2",
-    "conflict_rate_1": "conflict rate, slot 1",
+CURVES = {  # name → split and title
+    "test_metric_1": ("test", "test metric, slot 1"), "test_metric_2": ("test", "test metric, slot 2"),
+    "conflict_rate_1": ("train", "conflict rate, slot 1"),
 }  # fmt: skip
 MIN_SEEDS = 6  # fewer cannot reach 0.05 in an exact sign-flip test
 
@@ -203,8 +203,7 @@ def _dynamics(runs: list[Run]) -> Dynamics:
     found: Dynamics = {}
     for run in runs:
         method = found.setdefault(run.config.loss.name, {name: [] for name in FIGURES})
-        for text in (run.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            epoch = json.loads(text)
+        for epoch in lines_of(run, "train"):
             for name in FIGURES:
                 method[name] += [value for slot in (1, 2) if (value := epoch[f"{name}_{slot}"]) is not None]
     return found
@@ -257,11 +256,9 @@ def _curve_figures(runs: list[Run], output: Path) -> list[str]:
         table: dict[str, list] = {"method": [], "curve": [], "epoch": [], "mean": [], "std": []}
         for number, method in enumerate(ordered(methods)):
             color = COLORS[number % len(COLORS)]
-            for axes, curve in zip(panels, ("test_metric_1", "test_metric_2", "conflict_rate_1"), strict=True):
+            for axes, curve in zip(panels, CURVES, strict=True):
                 _plot_curve(axes, methods[method], curve, method, color, table)
-        for axes, title in zip(
-            panels, ("test metric, slot 1", "test metric, slot 2", "conflict rate, slot 1"), strict=True
-        ):
+        for axes, (_, title) in zip(panels, CURVES.values(), strict=True):
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.set_xlabel("epoch", fontsize=10)
             axes.set_title(title, fontsize=10)
@@ -271,7 +268,7 @@ def _curve_figures(runs: list[Run], output: Path) -> list[str]:
 
 
 def _plot_curve(axes: Any, runs: list[Run], name: str, method: str, color: str, table: dict[str, list]) -> None:
-    lines = [[json.loads(text)[name] for text in (run.path / "metrics.jsonl").read_text().splitlines()] for run in runs]
+    lines = [[line[name] for line in lines_of(run, CURVES[name][0])] for run in runs]
     epochs = min(map(len, lines))
     values = np.array([line[:epochs] for line in lines], float)
     if np.isnan(values).all():

@@ -102,6 +102,7 @@ def train_seeds(configs: Sequence[DictConfig], runs: Sequence[Run], stop: Gracef
             held.enter_context(run.held())
         seats = [Seat.of(config, run) for config, run in zip(configs, runs, strict=True) if not run.finished]
         for seat in seats:
+            seat.curves.num_runs = len(seats)
             seat.run.write_config(seat.config, typed=[])
             seat.run.write_status("running")
         try:
@@ -129,6 +130,7 @@ class Seat:
     callback_metrics: dict[str, Tensor] = field(default_factory=dict)
     should_stop: bool = False
     is_global_zero: bool = True
+    world_size: int = 1
     diverged: bool = False
     weights: Callable[[], dict[str, Tensor]] = dict
 
@@ -177,6 +179,7 @@ def _fit(seats: list[Seat], stop: GracefulStop) -> None:
         lightning.seed_everything(seat.config.seed, verbose=False)
         modules.append(instantiate(seat.config.module, _convert_="all"))
         modules[-1].freeze()
+    modules[0].check_outputs(data.example())
     cuda = torch.cuda.is_available() and seats[0].config.trainer.accelerator != "cpu"
     stack = Stack(modules, data, torch.device("cuda:0" if cuda else "cpu"), seats[0].max_epochs)
     for number, seat in enumerate(seats):
@@ -284,8 +287,9 @@ class Stack:
         index, x, *rest = parts
         batch = PairBatch(index, x, tuple(rest[:2]), tuple(rest[2:]))
         outputs = self._outputs(states, x)
-        losses = [self.module.method.loss(each, strength) for each in self.module.elements(batch, outputs)]
-        return losses, self.module.figures(batch, outputs, losses)
+        views = self.module.elements(batch, outputs)
+        losses = [self.module.method.loss(each, strength) for each in views]
+        return losses, self.module.figures(batch, outputs, views, losses)
 
     def _outputs(self, states: list, x: Tensor) -> list[Tensor]:
         return [functional_call(slot, state, (x,)) for slot, state in zip(self.module.network.slots, states)]

@@ -62,17 +62,22 @@ class Task:
 
 
 class _Classes(Task):
-    """Logits (B, K, *E) against labels (B, *E), 255 ignored."""
+    """Logits (B, K, *E) against labels (B, *E).
+
+    Attributes:
+        ignored: label of elements that do not count.
+    """
 
     distances = ("kl", "js", "mse_logits")
     selector = "correctness"
     num_classes: int
+    ignored: int
 
     def output_shape(self, target: Tensor) -> tuple[int, ...]:
         return (target.shape[0], self.num_classes, *target.shape[1:])
 
     def losses(self, output: Tensor, target: Tensor) -> Tensor:
-        return functional.cross_entropy(output, target, ignore_index=IGNORE, reduction="none")
+        return functional.cross_entropy(output, target, ignore_index=self.ignored, reduction="none")
 
     def distance(self, output: Tensor, peer: Tensor, kind: str, temperature: float) -> Tensor:
         """Peer as target: KL(q ‖ p) T², Jensen-Shannon in nats times T², or the mean squared difference of logits."""
@@ -87,7 +92,7 @@ class _Classes(Task):
         return each.sum(1) * temperature**2 / 2
 
     def valid(self, target: Tensor) -> Tensor:
-        return target != IGNORE
+        return target != self.ignored
 
     def right(self, output: Tensor, target: Tensor) -> Tensor:
         return output.max(1).indices == target  # argmax over an inner axis takes seven times as long
@@ -101,6 +106,7 @@ class Classification(_Classes):
     """Logits (B, K) against labels (B,); an element is a sample; accuracy decides."""
 
     metric, mode, temperature = "accuracy", "max", 2.0
+    ignored = -1  # none: 255 is a class like any other
 
     def __init__(self, num_classes: Annotated[int, Field(ge=2)]):
         self.num_classes = num_classes
@@ -117,7 +123,7 @@ class Classification(_Classes):
 class Segmentation(_Classes):
     """Logits (B, K, H, W) against labels (B, H, W), 255 ignored; mean intersection over union decides."""
 
-    metric, mode = "mean_iou", "max"
+    metric, mode, ignored = "mean_iou", "max", IGNORE
 
     def __init__(self, num_classes: Annotated[int, Field(ge=2)]):
         self.num_classes = num_classes

@@ -18,7 +18,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["common.training", "common.evaluation", "lasps.analysis", "lasps.phase2", "nandseq.roadmap", "tests.toy"]
+    [
+        "common.training",
+        "common.evaluation",
+        "common.sweep_checks",
+        "common.trials",
+        "lasps.analysis",
+        "lasps.phase2",
+        "nandseq.roadmap",
+        "tests.toy",
+    ]
 )
 
 

@@ -26,6 +26,7 @@ from ssmo.fields import (
     diagonal_forcing,
     lognormal_coefficient,
     vorticity_initial,
+    wave_source,
 )
 from ssmo.solvers import solve_burgers, solve_darcy, solve_navier_stokes
 
@@ -36,6 +37,7 @@ Count = Annotated[int, Field(ge=1)]
 Points = Annotated[int, Field(ge=4)]
 Positive = Annotated[float, Field(gt=0)]
 CHUNK = 32  # samples solved at once: larger ones are slower, for they leave the processor's cache
+LOGNORMAL_SCALE = 10.0
 VERSION = 1  # of the generated fields; raise it when solvers or random fields change
 
 
@@ -103,8 +105,8 @@ class SolvedData(OperatorData):
     """Base of generated data: random inputs and their solutions, computed once and cached by their parameters.
 
     All grids are taken from one solution on `solver_points` points per direction. Conditions that change the test
-    split: `ic_shift` multiplies the exponent of the random field's covariance by `strength` (below 1: rougher),
-    `parameter_shift` changes what the class says.
+    split: `ic_shift` multiplies the exponent of the random field's covariance by `strength` (below 1: rougher); others
+    change parameters of the equation, as the class says.
 
     Args:
         num_train, num_val, num_test: samples; each split has random numbers of its own.
@@ -129,8 +131,8 @@ class SolvedData(OperatorData):
             self._stride(split)
 
     @abstractmethod
-    def parameters(self, shift: float) -> dict[str, Any]:
-        """What the fields depend on, as plain values; `shift` is 1 but for a test split under `parameter_shift`."""
+    def parameters(self, split: str) -> dict[str, Any]:
+        """What the fields of a split depend on, as plain values."""
 
     @abstractmethod
     def solve(self, count: int, parameters: dict[str, Any], generator: Generator) -> tuple[Tensor, Tensor]:
@@ -139,8 +141,13 @@ class SolvedData(OperatorData):
     def fields(self) -> dict[str, Fields]:
         return {split: self._cached(split) for split in SPLITS}
 
-    def _shift(self, split: str, condition: str) -> float:
-        return self.strength if split == "test" and self.condition == condition else 1.0
+    def shifted(self, split: str, condition: str) -> bool:
+        """Whether this condition changes this split."""
+        return split == "test" and self.condition == condition
+
+    def factor(self, split: str, condition: str) -> float:
+        """By how much this condition changes a parameter in this split."""
+        return self.strength if self.shifted(split, condition) else 1.0
 
     def _stride(self, split: str) -> int:
         ends = 0 if self.periodic else 1
@@ -154,8 +161,8 @@ class SolvedData(OperatorData):
         return stride
 
     def _cached(self, split: str) -> Fields:
-        exponent, stride = self.exponent * self._shift(split, "ic_shift"), self._stride(split)
-        parameters = self.parameters(self._shift(split, "parameter_shift")) | {"exponent": exponent}
+        exponent, stride = self.exponent * self.factor(split, "ic_shift"), self._stride(split)
+        parameters = self.parameters(split) | {"exponent": exponent}
         key = parameters | {
             "dataset": self.dataset, "version": VERSION, "solver_points": self.solver_points, "stride": stride,
             "count": self.counts[split], "data_seed": self.data_seed, "split": split,
@@ -213,8 +220,9 @@ class Burgers(SolvedData):
         )  # fmt: skip
         self.viscosity, self.dt = viscosity, dt
 
-    def parameters(self, shift: float) -> dict[str, Any]:
+    def parameters(self, split: str) -> dict[str, Any]:
         low, high = self.viscosity, self.viscosity * (2 if self.condition == "parameter_shift" else 1)
+        shift = self.factor(split, "parameter_shift")
         return {"low": low / shift, "high": high * shift, "only_ends": shift != 1, "dt": self.dt}
 
     def solve(self, count: int, parameters: dict[str, Any], generator: Generator) -> tuple[Tensor, Tensor]:
@@ -230,21 +238,27 @@ class Burgers(SolvedData):
 class Darcy(SolvedData):
     """Permeability → pressure of Darcy flow on the unit square, for a source of 1.
 
-    Condition `parameter_shift`: the inverse correlation length τ of the permeability is `strength` times as large.
+    Conditions: `parameter_shift`, the inverse correlation length τ of the test's permeability is `strength` times as
+    large; `source_shift`, its source is 1 + strength · sin πx; `coefficient_shift`, its permeability is
+    exp(strength · g) of the random field g.
 
     Args:
         tau: τ.
-        coefficient: permeabilities 3 and 12, or exp(10 g) of the random field g.
+        coefficient: permeabilities 3 and 12 where g is below and above 0, or exp(10 g).
+
+    Raises:
+        UserError: under `coefficient_shift` if the coefficient is log-normal already.
     """
 
     dataset, num_dims, periodic = "darcy", 2, False
+    strengths = SolvedData.strengths | {"source_shift": 1.0, "coefficient_shift": LOGNORMAL_SCALE}
 
     def __init__(
         self,
         seed: int,
         batch_size: Count,
         num_workers: Annotated[int, Field(ge=0)],
-        condition: Condition,
+        condition: Literal[Condition, "source_shift", "coefficient_shift"],
         strength: Strength | None,
         data_seed: Annotated[int, Field(ge=0)],
         num_train: Count,
@@ -262,22 +276,29 @@ class Darcy(SolvedData):
             solver_points, exponent, cache_dir,
         )  # fmt: skip
         self.tau, self.coefficient = tau, coefficient
+        if condition == "coefficient_shift" and coefficient != "binary":
+            raise UserError(f"data.coefficient={coefficient}: coefficient_shift trains on binary and tests lognormal.")
 
-    def parameters(self, shift: float) -> dict[str, Any]:
-        return {"tau": self.tau * shift, "coefficient": self.coefficient}
+    def parameters(self, split: str) -> dict[str, Any]:
+        found = {"tau": self.tau * self.factor(split, "parameter_shift"), "coefficient": self.coefficient}
+        if self.shifted(split, "coefficient_shift"):
+            found |= {"coefficient": "lognormal", "scale": self.strength}
+        return found | ({"wave": self.strength} if self.shifted(split, "source_shift") else {})
 
     def solve(self, count: int, parameters: dict[str, Any], generator: Generator) -> tuple[Tensor, Tensor]:
         field = cosine_field(
             count, self.solver_points, generator, tau=parameters["tau"], exponent=parameters["exponent"]
         )
-        a = binary_coefficient(field) if parameters["coefficient"] == "binary" else lognormal_coefficient(field, 10.0)
-        return a[:, None], solve_darcy(a)[:, None]
+        binary, scale = parameters["coefficient"] == "binary", parameters.get("scale", LOGNORMAL_SCALE)
+        a = binary_coefficient(field) if binary else lognormal_coefficient(field, scale)
+        return a[:, None], solve_darcy(a, wave_source(self.solver_points, parameters.get("wave", 0.0)))[:, None]
 
 
 class NavierStokes(SolvedData):
     """ω(0) → ω(T) of the two-dimensional Navier-Stokes equation on the unit torus, forced along the diagonal.
 
-    Condition `parameter_shift`: the viscosity of the test is divided by `strength`.
+    Conditions: `parameter_shift`, the viscosity of the test is divided by `strength`; `forcing_shift`, its forcing is
+    `strength` times as strong.
 
     Args:
         viscosity: ν.
@@ -288,13 +309,14 @@ class NavierStokes(SolvedData):
     """
 
     dataset, num_dims, periodic = "navier_stokes", 2, True
+    strengths = SolvedData.strengths | {"forcing_shift": 1.5}
 
     def __init__(
         self,
         seed: int,
         batch_size: Count,
         num_workers: Annotated[int, Field(ge=0)],
-        condition: Condition,
+        condition: Literal[Condition, "forcing_shift"],
         strength: Strength | None,
         data_seed: Annotated[int, Field(ge=0)],
         num_train: Count,
@@ -316,10 +338,10 @@ class NavierStokes(SolvedData):
         )  # fmt: skip
         self.viscosity, self.t_end, self.variance, self.forcing, self.dt = viscosity, t_end, variance, forcing, dt
 
-    def parameters(self, shift: float) -> dict[str, Any]:
+    def parameters(self, split: str) -> dict[str, Any]:
         return {
-            "viscosity": self.viscosity / shift, "t_end": self.t_end, "variance": self.variance,
-            "forcing": self.forcing, "dt": self.dt,
+            "viscosity": self.viscosity / self.factor(split, "parameter_shift"), "t_end": self.t_end,
+            "variance": self.variance, "forcing": self.forcing * self.factor(split, "forcing_shift"), "dt": self.dt,
         }  # fmt: skip
 
     def solve(self, count: int, parameters: dict[str, Any], generator: Generator) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,8 @@ class FNO(nn.Module):
         padding: share of the grid by which fields are continued; for fields that are not periodic.
     """
 
+    task = "operator"
+
     def __init__(
         self,
         in_channels: Size,
@@ -64,6 +66,8 @@ class TFNO(nn.Module):
         rank: parameters of the factorised weights as a share of the dense ones.
         num_dims, num_modes, coordinates, padding: as for `FNO`.
     """
+
+    task = "operator"
 
     def __init__(
         self,
@@ -102,6 +106,8 @@ class UNO(nn.Module):
     Raises:
         UserError: if `channels` and `scalings` differ in length or the answer would lie on another grid.
     """
+
+    task = "operator"
 
     def __init__(
         self,
@@ -151,6 +157,8 @@ class DeepONet(nn.Module):
             of the position, and interpolation is by Fourier series instead of linear.
     """
 
+    task = "operator"
+
     def __init__(
         self,
         in_channels: Size,
@@ -190,6 +198,8 @@ class LatentAttention(nn.Module):
     Raises:
         UserError: if `hidden_dim` is no multiple of `num_heads`.
     """
+
+    task = "operator"
 
     def __init__(
         self,

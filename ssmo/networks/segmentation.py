@@ -21,6 +21,8 @@ class UNet(nn.Module):
         depth: how often the image is halved.
     """
 
+    task = "segmentation"
+
     def __init__(self, in_channels: Size, num_classes: Size, width: Size = 16, depth: Size = 3):
         super().__init__()
         widths = [width * 2**level for level in range(depth + 1)]
@@ -46,6 +48,7 @@ class DeepLabV3Plus(nn.Module):
         width: channels of the encoder's first stage; the last one has 8 times as many.
     """
 
+    task = "segmentation"
     RATES = (6, 12, 18)
 
     def __init__(self, in_channels: Size, num_classes: Size, width: Size = 16):

@@ -24,6 +24,8 @@ class DLinear(nn.Module):
         kernel_size: odd length of the moving average that is the trend; the ends of the series are repeated for it.
     """
 
+    task = "time_series"
+
     def __init__(self, input_length: Size, horizon: Size, kernel_size: Annotated[int, Field(ge=1)] = 25):
         super().__init__()
         if kernel_size % 2 == 0:
@@ -52,6 +54,8 @@ class PatchTST(nn.Module):
     Raises:
         UserError: if a patch is longer than the window or `hidden_dim` is no multiple of `num_heads`.
     """
+
+    task = "time_series"
 
     def __init__(
         self,
@@ -97,6 +101,8 @@ class TCN(nn.Module):
         num_channels, horizon: C and H.
         num_blocks: residual blocks of two convolutions; 5 with kernels of 3 see 125 steps.
     """
+
+    task = "time_series"
 
     def __init__(
         self,

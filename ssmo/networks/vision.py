@@ -28,6 +28,8 @@ class CNN(nn.Module):
         UserError: if nothing is left of the image after the last stage.
     """
 
+    task = "classification"
+
     def __init__(
         self,
         in_channels: Size,
@@ -73,6 +75,8 @@ class MLP(nn.Module):
         UserError: if patches do not tile the image.
     """
 
+    task = "classification"
+
     def __init__(
         self,
         in_channels: Size,
@@ -103,6 +107,8 @@ class ResNet18(nn.Module):
         width: channels of the first stage; each of the three others doubles them.
     """
 
+    task = "classification"
+
     def __init__(self, in_channels: Size, num_classes: Size, width: Size = 64):
         super().__init__()
         self.stem = convolution(in_channels, width)
@@ -127,6 +133,8 @@ class ViTTiny(nn.Module):
     Raises:
         UserError: if patches do not tile the image or `hidden_dim` is no multiple of `num_heads`.
     """
+
+    task = "classification"
 
     def __init__(
         self,

@@ -2,11 +2,14 @@
 
 import json
 import multiprocessing
+import signal
+import time
 
 import pytest
 
 from common import matrix
 from common.errors import ChecksFailed, UserError
+from common.recorder import GracefulStop
 from common.rundir import Run
 from tests import processes
 from tests.common.batches import SEEDS, matrix_config, work
@@ -78,7 +81,7 @@ def test_a_mistake_is_told_before_anything_runs(tmp_path, block, settings, messa
 def test_a_word_that_would_change_no_run_is_refused(tmp_path, word):
     with pytest.raises(UserError) as error:
         work(matrix_config(tmp_path, SEEDS), typed=(word,))
-    assert str(error.value) == f"{word}: not for a matrix; to set it in every run use 'matrix.overrides=[{word}]'."
+    assert str(error.value) == f"{word}: not for a matrix; to set it in every run use \"matrix.overrides=['{word}']\"."
 
 
 @pytest.mark.slow
@@ -205,3 +208,47 @@ def test_workers_share_the_runs_and_the_cores(tmp_path):
     again = matrix_config(tmp_path, {"experiment": ["toy"], "seed": [9]}, workers=2)
     assert processes.run(work, again) == 0  # a single run has the threads it would have had among others
     assert run_of(tmp_path, "toy-s9-x1").environment["num_threads"] == runs[0].environment["num_threads"]
+
+
+@pytest.mark.slow
+def test_only_who_trained_a_run_tells_of_it(tmp_path, capsys, monkeypatch):
+    config = matrix_config(tmp_path, SEEDS, collect="count")
+    assert processes.run(work, matrix_config(tmp_path, {"experiment": ["toy"]})) == 0
+    ended = matrix._ended
+    monkeypatch.setattr(matrix, "_ended", lambda run: ended(run) and "s0" not in run.path.name)  # finished meanwhile
+    work(config)
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["toy-s1-x1:"]
+
+
+@pytest.mark.slow
+def test_every_worker_can_have_loaders(tmp_path):
+    block = {"experiment": ["toy"], "seed": list(range(2)), "data._target_": ["tests.common.batches.LoadedToy"]}
+    assert processes.run(work, matrix_config(tmp_path, block, workers=2, collect="wait_for_the_other")) == 0
+    statuses = [run_of(tmp_path, f"toy-s{seed}-x1").status for seed in range(2)]
+    assert [status["status"] for status in statuses] == ["done"] * 2
+    assert len({status["pid"] for status in statuses}) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGKILL", -9)])
+def test_workers_end_with_the_first_process_and_leave_runs_that_continue(tmp_path, name, code):
+    long = {"experiment": ["toy"], "seed": [1], "phase.epochs": [100_000]}
+    config = matrix_config(tmp_path, {"experiment": ["toy"]}, long, workers=2, collect="end_beside_the_other")
+    assert processes.run(work, config, env={"TOY_END": name}) == code
+    run = run_of(tmp_path, "toy-s1-x1")
+    for _ in range(600):
+        if run.status["status"] != "running":
+            break
+        time.sleep(0.1)
+    assert (run.status["status"], run.status["signal"]) == ("interrupted", "SIGTERM")
+    assert run.last.is_file()
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, signal.SIGTERM), (signal.SIGINT, signal.SIGINT)])
+def test_a_worker_that_got_a_signal_itself_needs_no_second(before, after):
+    watched, held = multiprocessing.Pipe(duplex=False)
+    held.close()
+    with GracefulStop() as stop:
+        stop.fitting, stop.signal = True, before
+        matrix._end_with(watched, stop)
+        assert stop.signal == after

@@ -3,7 +3,7 @@ from omegaconf import OmegaConf
 
 from common.errors import UserError
 from common.schema import validate
-from tests.toy import toy_config
+from tests.toy import ToyData, ToyNetwork, toy_config
 
 
 def check(tmp_path, **changes):
@@ -46,6 +46,22 @@ def test_a_mistake_is_named_with_key_value_and_remedy(tmp_path, changes, message
 def test_a_value_taken_from_the_data_is_checked_once_it_is_known(tmp_path):
     with pytest.raises(UserError, match=r"model\.num_inputs='four'"):
         check(tmp_path, facts={"num_inputs": "four"})
+
+
+def test_a_fact_that_the_data_does_not_have_is_named(tmp_path):
+    message = r"model\.num_inputs=\$\{facts\.num_inputs\}: there is no such key or fact of the data"
+    with pytest.raises(UserError, match=message):
+        check(tmp_path, facts={"size": 4})
+
+
+def test_a_network_for_another_task_than_the_data_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(ToyData, "task", "sorting", raising=False)
+    assert check(tmp_path) is None  # this network does not say what it is for
+    monkeypatch.setattr(ToyNetwork, "task", "sorting", raising=False)
+    assert check(tmp_path) is None
+    monkeypatch.setattr(ToyNetwork, "task", "counting")
+    with pytest.raises(UserError, match="model: ToyNetwork is for counting, ToyData for sorting; choose another model"):
+        check(tmp_path)
 
 
 def test_a_missing_argument_is_named(tmp_path):

@@ -2,12 +2,18 @@
 
 import csv
 import json
+import os
+import runpy
+import signal
+import sys
 
 import numpy as np
 import pytest
 
 from common.checkpoints import network_weights
 from common.rundir import Run, find_runs
+from ssmo.stacked import Stack
+from tests import processes
 from tests.processes import command
 
 pytestmark = pytest.mark.slow
@@ -64,8 +70,9 @@ def test_lines_of_metrics_are_strict_json(batch):
     folder, _ = batch
     for path in folder.glob("*/metrics.jsonl"):
         lines = [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
-        assert [(line["epoch"], line["step"]) for line in lines] == [(0, 6), (1, 12)]
         assert all(line["run_id"] == path.parent.name for line in lines)
+        lines = [line for line in lines if line["split"] == "train"]
+        assert [(line["epoch"], line["step"]) for line in lines] == [(0, 6), (1, 12)]
         undefined = [line["cos_mean_1"] is None for line in lines]
         assert all(undefined) if "independent" in path.parent.name else not any(undefined)
 
@@ -125,6 +132,66 @@ def test_a_stopped_run_resumes_to_the_same_bits(whole, tmp_path, at):
     assert all((mine[name] == theirs[name]).all() for name in theirs)
 
 
+def test_a_run_is_judged_in_figures_and_pictures(whole):
+    done = command("evaluate.py", f"run={whole.path}")
+    assert done.code == 0, done.err
+    (folder,) = (whole.path / "evaluations").iterdir()
+    figures = json.loads((folder / "summary.json").read_text())["figures"]
+    assert list(figures) == ["1: cnn", "2: mlp", "ensemble of both", "constant of the training split"]
+    curves = np.load(whole.path / "curves.npz")
+    best = int(np.argmin(1 - (curves["val_curve_1"] + curves["val_curve_2"]) / 2))
+    assert figures["2: mlp"]["accuracy"] == curves["test_curve_2"][best]
+    report = (folder / "report.md").read_text()
+    shown = [f"figures/{name}.png" for name in ("curves", "confused", "confusion_1", "confusion_2")]
+    assert all(f"({name})" in report and (folder / name).is_file() for name in shown)
+
+
+SEEDS = "{experiment: [ssmo_classification], model: [ssmo/mlp_mlp], loss: [ssmo/ssmo_hard], seed: [0, 1, 2]}"
+SMALL = ", ".join(f"'{word}'" for word in (*TINY, "data.size=8"))
+
+
+def seeds(folder, batched):
+    words = [
+        "experiment=ssmo_matrix_small", "name=try", "matrix.workers=1", f"matrix.seeds_batched={batched}",
+        f"matrix.blocks=[{SEEDS}]", f"matrix.overrides=[{SMALL}]",
+    ]  # fmt: skip
+    return "train.py", *words, f"paths.output_dir={folder}"
+
+
+def stop_in_the_second_epoch(*words):
+    """Run a command whose stack of seeds is asked to stop after its second epoch's steps."""
+    original = Stack.epoch_figures
+
+    def epoch_figures(self, epoch):
+        if epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, epoch)
+
+    Stack.epoch_figures = epoch_figures
+    sys.argv = [str(processes.ROOT / words[0]), *words[1:]]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def test_seeds_at_once_leave_the_summary_of_seeds_one_after_another(tmp_path):
+    one, many = tmp_path / "one", tmp_path / "many"
+    assert processes.run(stop_in_the_second_epoch, *seeds(many, True)) == 143
+    runs = [Run(path.parent) for path in sorted((many / "try").glob("*/config.yaml"))]
+    assert [(run.status["status"], run.finished) for run in runs] == [("interrupted", False)] * 3
+    for folder, batched in ((one, False), (many, True)):
+        done = command(*seeds(folder, batched))
+        assert done.code == 0, done.err
+    assert [run.environment["stacked_seeds"] for run in runs] == [3] * 3
+    for name, row in summary_of(one / "try").items():
+        other = summary_of(many / "try")[name]
+        for key in row.keys() - {"wall_time_sec"}:
+            number = key.startswith(("best_metric", "final_metric", "val_best"))
+            expected = pytest.approx(float(row[key]), abs=1e-5) if number else row[key]
+            assert (float(other[key]) if number else other[key]) == expected, key
+        with np.load(one / "try" / name / "curves.npz") as ours, np.load(many / "try" / name / "curves.npz") as theirs:
+            for key in ours:
+                np.testing.assert_allclose(theirs[key], ours[key], rtol=0, atol=1e-5, err_msg=key)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -137,7 +204,16 @@ def test_a_stopped_run_resumes_to_the_same_bits(whole, tmp_path, at):
             ["model.second.num_classes=7"],
             "model mlp: gives (2, 7) for an input of (2, 1, 16, 16); classification needs",
         ),
-        ([BATCH, "optim.lr=1"], "optim.lr=1: not for a matrix; to set it in every run use 'matrix.overrides="),
+        (
+            ["model=ssmo/dlinear_patchtst"],
+            "model.first: DLinear is for time_series, Shapes10 for classificat",
+        ),
+        (
+            [BATCH.replace("loss:", "model: [ssmo/cnn_mlp, ssmo/unet_unet], loss:")],
+            "model.first: UNet is for segment",
+        ),
+        (["model.first.image_size=24"], "model cnn: cannot answer an input of (2, 1, 16, 16) ("),
+        ([BATCH, "optim.lr=1"], 'optim.lr=1: not for a matrix; to set it in every run use "matrix.overrides=['),
         ([BATCH.replace("seed:", "sed:")], "matrix.blocks: sed: unknown key. Did you mean seed?"),
         ([BATCH.replace("/random_mask", "/random_msk")], "Did you mean ssmo/random_mask?"),
         ([BATCH.replace("seed: [0, 1]", "seed: [0, 0]")], "are one and the same run."),

@@ -52,7 +52,7 @@ class PointData(PairData):
         if self.num_classes is None:
             y = np.stack([x[:, :2].sum(1), x[:, 2:].sum(1)], 1)[:, None]
             return Samples(x, np.where(rng.random(y.shape) < self.spoilt, np.nan, y).astype(np.float32))
-        return Samples(x, np.where(rng.random(size) < self.spoilt, 255, x[:, : self.num_classes].argmax(1)))
+        return Samples(x, np.where(rng.random(size) < self.spoilt, -1, x[:, : self.num_classes].argmax(1)))
 
     def describe(self) -> dict[str, Any]:
         return {"num_inputs": 4, "num_outputs": self.num_classes or 2}

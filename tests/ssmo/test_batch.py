@@ -164,7 +164,9 @@ def finished_run(folder, config, mode="max", status="done"):
         run.path / "curves.npz", epoch=np.arange(4.0), step=np.arange(4.0) * 8 + 8, params=np.array([11, 22]), **curves
     )
     (run.path / "environment.json").write_text(json.dumps({"device": "cpu"}))
-    (run.path / "summary.json").write_text(json.dumps({"fit_time_s": 1.25}))
+    (run.path / "summary.json").write_text(json.dumps({"fit_time_s": 0.5}))  # of the part after an interruption
+    lines = [{"epoch": epoch, "split": "train", "time_sec": 0.25 + epoch / 3} for epoch in range(4)]
+    (run.path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return run
 
 
@@ -217,7 +219,7 @@ def test_a_damaged_summary_is_made_anew_from_the_runs(tmp_path, config):
     assert (tmp_path / "summary.csv").read_bytes() == whole
 
 
-@pytest.mark.parametrize("name", ["curves.npz", "config.yaml", "summary.json"])
+@pytest.mark.parametrize("name", ["curves.npz", "config.yaml", "metrics.jsonl"])
 def test_a_damaged_run_stops_no_batch(tmp_path, config, name):
     finished_run(tmp_path, config)
     other = finished_run(tmp_path, changed(config, seed=1))

@@ -154,6 +154,16 @@ def test_losses_by_hand():
     assert loss_of(WITHOUT_LAST, weighting="none", loss_scale=2.0).total.item() == pytest.approx(14 / 3)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"weighting": "none", "loss_scale": 2.0}, {"combine": "replace"}, {"combine": "subset_means"}],
+)
+def test_methods_are_compared_by_the_loss_on_every_truth_they_are_told(settings):
+    assert loss_of(WITHOUT_LAST, **settings).truth.item() == pytest.approx(7 / 3)
+    told = WITHOUT_LAST._replace(taught=torch.tensor([False, True, True, True]))
+    assert loss_of(told, **settings).truth.item() == pytest.approx(6 / 2)
+
+
 def test_replacing_takes_supervision_from_what_is_imitated():
     found = loss_of(WITHOUT_LAST, combine="replace")
     assert found.supervised.item() == pytest.approx(2 / 3)

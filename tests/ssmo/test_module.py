@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from functools import partial
 
 import numpy as np
@@ -12,12 +13,21 @@ from torch.nn import functional
 
 from common.errors import UserError
 from common.recorder import Diverged
+from ssmo.curves import Curves
 from ssmo.data.base import PairBatch
 from ssmo.networks.pair import make_model
 from ssmo.tasks import Classification, Series
 from tests.ssmo.pairs import METHODS, SERIES_DATA, SERIES_NET, Net, Normed, PointData, fit, method_of, module_for
 
 WIDE = partial(Net, width=12)
+
+
+class Wrong(Net):
+    """Asks for five numbers per sample."""
+
+    def __init__(self):
+        super().__init__()
+        self[0] = nn.Linear(5, 8)
 
 
 def weights(module, slot=0):
@@ -137,8 +147,8 @@ def test_probing_changes_nothing(tmp_path, name):
         trained(tmp_path / str(every), method_of(name, probe_every=every), first=Net, second=WIDE.func)
     without, probed = curves(tmp_path / "0"), curves(tmp_path / "1")
     assert all(np.array_equal(without[key], probed[key]) for key in without)
-    rows = [json.loads(line) for line in (tmp_path / "1" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["probes"] for row in rows] == [4, 4]
+    lines = [json.loads(line) for line in (tmp_path / "1" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["probes"] for line in lines if line["split"] == "train"] == [4, 4]
 
 
 def test_a_step_is_what_the_specification_says(tmp_path):
@@ -194,21 +204,54 @@ def test_what_is_undefined_is_null_even_if_it_was_defined_before(tmp_path):
     method = method_of("ssmo_hard")
     method.strength_at = lambda epoch: 1.0 if epoch == 0 else 0.0
     trained(tmp_path, method)
-    first, second = (
-        json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
-    )
+    text = (tmp_path / "metrics.jsonl").read_text()
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+    first, second = lines[0], lines[3]
     assert first["conflict_rate_1"] is not None
     assert second["conflict_rate_1"] is second["cos_mean_1"] is second["gnorm_ratio_1"] is None
     assert second["probes_empty_1"] == second["probes"] == 2
     assert (first["lambda"], second["lambda"]) == (1.0, 0.0)
-    keys = "run_id epoch step time_sec lr lambda probes agree_rate"
-    per_slot = (
-        "sup_loss im_loss total_loss val_metric test_metric mask_ratio conflict_rate cos_mean cos_std gnorm_ratio"
+
+
+def test_every_epoch_has_a_line_per_split_with_the_keys_of_the_specification(tmp_path):
+    _, rows = trained(tmp_path, method_of("ssmo_soft"))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["epoch"], line["split"]) for line in lines] == [
+        (epoch, split) for epoch in (0, 1) for split in ("train", "val", "test")
+    ]
+    shared = "run_id epoch split step time_sec"
+    train = (
+        "lr lambda sup_loss_1 sup_loss_2 im_loss_1 im_loss_2 total_loss_1 total_loss_2 mask_ratio_1 mask_ratio_2 "
+        "conflict_rate_1 conflict_rate_2 cos_mean_1 cos_mean_2 cos_std_1 cos_std_2 gnorm_ratio_1 gnorm_ratio_2 probes "
+        "probes_empty_1 probes_empty_2 agree_rate gnorm_ratio_median_1 gnorm_ratio_median_2"
     )
-    per_slot += " gnorm_ratio_median probes_empty"
-    assert first.keys() == {*keys.split(), *(f"{key}_{slot}" for key in per_slot.split() for slot in (1, 2))}
-    assert (second["epoch"], second["step"]) == (1, 8)
-    assert second["time_sec"] >= first["time_sec"] > 0
+    own = {"train": train.split(), "val": ["val_metric_1", "val_metric_2"], "test": ["test_metric_1", "test_metric_2"]}
+    for line in lines:
+        assert line.keys() == {*shared.split(), *(key for keys in own.values() for key in keys)}
+        defined = {key for key, value in line.items() if value is not None}
+        assert defined == {*shared.split(), *own[line["split"]]}
+    assert [line["step"] for line in lines] == [4] * 3 + [8] * 3
+    assert lines[3]["time_sec"] >= lines[0]["time_sec"] > 0
+    assert lines[5]["test_metric_2"] == rows[1]["test/metric_2"]
+
+
+def test_time_goes_on_where_a_checkpoint_left_it(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    before = Curves(str(tmp_path))
+    clock[0] = 107.0
+    before.on_validation_end(None, None)
+    clock[0] = 110.0  # in the next epoch
+    state = before.state_dict()
+    clock[0] = 1000.0
+    after = Curves(str(tmp_path))
+    after.load_state_dict(state)
+    clock[0] = 1005.0
+    after.on_validation_end(None, None)
+    assert after.seconds == [7.0, 15.0]
+    after.num_runs = 4  # trained at once
+    after.on_validation_end(None, None)
+    assert after.seconds[-1] == 3.75
 
 
 def test_curves_are_double_precision_arrays_of_one_value_per_epoch(tmp_path):
@@ -217,7 +260,7 @@ def test_curves_are_double_precision_arrays_of_one_value_per_epoch(tmp_path):
     names = {f"{split}_curve_{slot}" for split in ("train", "total", "val", "test") for slot in (1, 2)}
     assert names < found.keys()
     assert all(found[name].dtype == np.float64 and found[name].shape == (2,) for name in (*names, "epoch", "step"))
-    assert found["train_curve_1"].tolist() == [row["train/sup_loss_1"] for row in rows]
+    assert found["train_curve_1"].tolist() == [row["train/truth_loss_1"] for row in rows]
     assert found["total_curve_2"].tolist() == [row["train/loss_2"] for row in rows]
     assert found["step"].tolist() == [4, 8]
 
@@ -312,6 +355,11 @@ def test_a_model_whose_output_does_not_fit_the_task_is_refused(tmp_path):
         trained(tmp_path, method_of("ssmo_hard"), first=partial(Net), second=partial(Net, num_outputs=5))
 
 
+def test_a_model_that_cannot_take_the_input_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"model wrong: cannot answer an input of \(2, 4\) \(.*shapes"):
+        trained(tmp_path, method_of("ssmo_hard"), first=partial(Net), second=partial(Wrong))
+
+
 def test_a_model_that_collapses_is_a_diverged_run(tmp_path):
     task = Series()
     module = module_for(method_of("naive_mutual"), SERIES_NET, SERIES_NET, task=task, lr=1e30)
@@ -329,5 +377,5 @@ def test_a_batch_moves_whole():
 
 def test_figures_of_nothing_valid_are_no_numbers():
     module = module_for(method_of("independent"))
-    figures = module.epoch_figures(torch.zeros(2, 6), ([], []), 0.1, 0)
+    figures = module.epoch_figures(torch.zeros(2, 7), ([], []), 0.1, 0)
     assert math.isnan(figures["train/mask_ratio_1"])

@@ -101,8 +101,12 @@ def test_resolution_shift_tests_on_a_finer_grid_of_the_same_solutions(tmp_path, 
     assert shifted.facts["task"] == clean.facts["task"]
 
 
-@pytest.mark.parametrize(("kind", "settings"), EQUATIONS)
-@pytest.mark.parametrize("condition", ["parameter_shift", "ic_shift"])
+SHIFTS = [(*equation, condition) for equation in EQUATIONS for condition in ("parameter_shift", "ic_shift")]
+SHIFTS += [(Darcy, DARCY, "source_shift"), (Darcy, DARCY, "coefficient_shift")]
+SHIFTS += [(NavierStokes, NAVIER_STOKES, "forcing_shift")]
+
+
+@pytest.mark.parametrize(("kind", "settings", "condition"), SHIFTS)
 def test_shifts_change_the_test_and_keep_training(tmp_path, kind, settings, condition):
     clean, shifted = build(kind, settings, tmp_path), build(kind, settings, tmp_path, condition)
     assert not np.array_equal(own_units(clean, "test")[1], own_units(shifted, "test")[1])
@@ -117,6 +121,35 @@ def test_burgers_under_parameter_shift_tells_the_viscosity(tmp_path):
     assert ((train > 0.02) & (train < 0.04)).all()
     assert len(np.unique(train)) == 6
     assert test[:, 0].tolist() == pytest.approx([0.01, 0.08, 0.01, 0.08])
+
+
+def test_a_shifted_source_drives_the_same_medium(tmp_path):
+    clean, shifted = (build(Darcy, DARCY, tmp_path, *each, points=33) for each in ((), ("source_shift", 0.5)))
+    (a, before), (same, after) = (own_units(each, "test") for each in (clean, shifted))
+    assert np.array_equal(a, same)
+    x = np.arange(33) / 32
+    source = torch.from_numpy(np.repeat(1 + 0.5 * np.sin(np.pi * x)[:, None], 33, 1))
+    np.testing.assert_allclose(after[:, 0], solve_darcy(torch.from_numpy(a[:, 0]), source), atol=1e-7)
+    middle = (after / np.maximum(before, 1e-12))[:, 0, 16, 16]
+    assert ((middle > 1.3) & (middle < 1.5)).all()
+
+
+def test_a_shifted_coefficient_is_lognormal_where_the_other_was_binary(tmp_path):
+    clean, shifted = (build(Darcy, DARCY, tmp_path, *each) for each in ((), ("coefficient_shift", 2.0)))
+    (binary, _), (smooth, _) = (own_units(each, "test") for each in (clean, shifted))
+    field = np.log(smooth) / 2.0
+    assert np.array_equal(field >= 0, binary == 12)
+    assert len(np.unique(smooth)) == smooth.size
+    assert shifted.facts["task"] == clean.facts["task"]
+    with pytest.raises(UserError, match="coefficient=lognormal: coefficient_shift trains on binary"):
+        build(Darcy, DARCY, tmp_path, "coefficient_shift", coefficient="lognormal")
+
+
+def test_a_shifted_forcing_is_stronger_by_its_factor(tmp_path):
+    shifted = build(NavierStokes, NAVIER_STOKES, tmp_path, "forcing_shift", points=32)
+    stronger = build(NavierStokes, NAVIER_STOKES, tmp_path, points=32, forcing=1.5 * 0.1)
+    assert all(map(np.array_equal, own_units(shifted, "test"), own_units(stronger, "test")))
+    assert not np.array_equal(own_units(shifted, "train")[1], own_units(stronger, "train")[1])
 
 
 def test_a_smaller_exponent_is_rougher(tmp_path):

@@ -55,13 +55,13 @@ def test_the_other_distances_by_hand():
 @pytest.mark.parametrize(
     ("task", "output", "target"),
     [
-        (CLASSES, draw(3, 4), torch.tensor([1, IGNORE, 3])),
+        (CLASSES, draw(3, 4), torch.tensor([1, CLASSES.ignored, 3])),
         (PIXELS, draw(2, 3, 2, 2), torch.tensor([[[0, IGNORE], [2, 1]], [[IGNORE, IGNORE], [0, 0]]])),
         (FIELDS, draw(2, 1, 3), torch.tensor([[[1.0, math.nan, 2.0]], [[0.0, 0.5, math.nan]]])),
         (SERIES, draw(2, 3, 1), torch.tensor([[[1.0], [math.nan], [2.0]], [[0.0], [0.5], [math.nan]]])),
     ],
 )
-def test_labels_255_and_targets_that_are_no_numbers_do_not_count(task, output, target):
+def test_ignored_labels_and_targets_that_are_no_numbers_do_not_count(task, output, target):
     output.requires_grad_()
     valid, losses = task.valid(target), task.losses(output, target)
     assert losses.shape == valid.shape == target.shape

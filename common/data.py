@@ -18,10 +18,14 @@ class EpochOrder(Sampler):
         num_samples: size of the data set.
         batch_size: indices per batch and process.
         rank, world_size: this process and how many there are.
+        weights: (num_samples,) chance of every sample, which is then drawn with replacement; None takes each once.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
-        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+    def __init__(
+        self, num_samples: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1,
+        weights: np.ndarray | None = None,
+    ):  # fmt: skip
+        self.num_samples, self.batch_size, self.seed, self.weights = num_samples, batch_size, seed, weights
         self.rank, self.world_size = rank, world_size
         self.start_at(0, 0)
 
@@ -36,7 +40,8 @@ class EpochOrder(Sampler):
         return -(-self.num_samples // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_samples)
+        rng, count = np.random.default_rng([self.seed, self.epoch]), self.num_samples
+        order = rng.permutation(count) if self.weights is None else rng.choice(count, count, p=self.weights)
         if self.world_size > 1:  # equal parts for all processes, as collective operations need them
             order = np.resize(order, -(-self.num_samples // self.world_size) * self.world_size)
         start = self.skip if self.epoch == self.resumed_epoch else 0
@@ -79,10 +84,10 @@ class TrunkDataModule(LightningDataModule):
         super().__init__()
         self.seed, self.batch_size, self.num_workers = seed, batch_size, num_workers
 
-    def shuffled(self, dataset: Dataset) -> DataLoader:
+    def shuffled(self, dataset: Dataset, weights: np.ndarray | None = None) -> DataLoader:
         """Batches of a map-style data set that takes an array of indices; continues where a resumed run was."""
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        order = EpochOrder(len(dataset), self.batch_size, self.seed, rank=rank, world_size=world)
+        order = EpochOrder(len(dataset), self.batch_size, self.seed, rank, world, weights)
         order.start_at(*self.position(len(order)))
         return self._loader(dataset, order)
 

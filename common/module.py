@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +34,10 @@ class TrunkModule(LightningModule):
         super().__init__()
         self.network = network
         self.optimizer_factory = optimizer
-        self.schedule = schedule
+        # Hydra's partial checks its target at every call, which is a tenth of a small network's step
+        self.schedule = (
+            partial(schedule.func, *schedule.args, **schedule.keywords) if isinstance(schedule, partial) else schedule
+        )
         self.trainable = list(trainable)
         # part of every checkpoint, so that an epoch that was interrupted reports the mean over all of its steps
         self.register_buffer("train_loss_sum", torch.zeros((), dtype=torch.float64))

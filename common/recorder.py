@@ -44,6 +44,7 @@ class Recorder(Checkpoint):
 
     Attributes:
         stop: says whether the user wants the run to stop; the trunk shares its own.
+        pruned: whether a study ended the run early.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Recorder(Checkpoint):
         self.monitor, self.mode, self.patience, self.every_n_steps = monitor, mode, patience, every_n_steps
         self.rows: list[dict[str, float]] = []
         self.best_epoch: int | None = None
-        self.stop = GracefulStop()
+        self.stop, self.pruned = GracefulStop(), False
         self.between_epochs = False
         self.started = time.monotonic()
 
@@ -87,10 +88,12 @@ class Recorder(Checkpoint):
         done = batch_idx + 1
         if done == trainer.num_training_batches or done % trainer.accumulate_grad_batches:
             return  # the epoch's end follows, or gradients are half accumulated
-        if self.stop.signal or trainer.global_step % self.every_n_steps == 0:
+        stopping = self._asked_to_stop(trainer)
+        if stopping or trainer.global_step % self.every_n_steps == 0:
             self._check_finite(outputs)
             self._save(trainer, self.run.last)
-        self.stop.check()
+        if stopping:
+            raise Stopped
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
@@ -109,7 +112,8 @@ class Recorder(Checkpoint):
         self.between_epochs = False
         self._report(trainer)
         trainer.should_stop = self.out_of_patience
-        self.stop.check()
+        if self._asked_to_stop(trainer):
+            raise Stopped
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         # Lightning saves "almost at the end of this epoch" and on resuming ends it a second time, without its
@@ -119,6 +123,12 @@ class Recorder(Checkpoint):
             for span in progress["epoch_progress"].values():
                 span["completed"] = span["processed"]
             _start_over([value for name, value in progress.items() if name.startswith("epoch_loop.")])
+
+    def _asked_to_stop(self, trainer: lightning.Trainer) -> bool:
+        """Whether this process was asked to stop, or another of the same run."""
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self.stop.signal is not None, all=False):
+            self.stop.signal = self.stop.signal or signal.SIGTERM
+        return self.stop.signal is not None
 
     def _improved(self) -> bool:
         if self.best_epoch is None:
@@ -175,7 +185,9 @@ class StepSeed(Callback):
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         key = [self.seed, trainer.current_epoch, batch_idx, trainer.global_rank]
         state = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-        torch.manual_seed(state)
+        torch.default_generator.manual_seed(state)  # torch.manual_seed formats a stack trace for every absent device
+        if pl_module.device.type == "cuda":
+            torch.cuda.manual_seed(state)
         np.random.seed(state % 2**32)  # noqa: NPY002  (libraries draw from it)
         random.seed(state)
 

@@ -36,6 +36,17 @@ def test_a_resumed_epoch_continues_and_the_next_is_whole():
     assert len(list(order)) == len(order) == 7
 
 
+def test_weighted_orders_draw_as_told_and_continue_as_well():
+    weights = np.array([0.0, 0.75, 0.25])
+    drawn = np.concatenate([np.concatenate(list(EpochOrder(3, 2, seed, weights=weights))) for seed in range(400)])
+    np.testing.assert_allclose(np.bincount(drawn) / len(drawn), weights, atol=0.05)
+    weights = np.full(20, 0.05)
+    order, whole = (EpochOrder(20, 3, seed=5, weights=weights) for _ in range(2))
+    order.start_at(2, skip=4)
+    whole.set_epoch(2)
+    assert [batch.tolist() for batch in order] == [batch.tolist() for batch in whole][4:]
+
+
 @pytest.mark.parametrize("num_samples", [40, 42])
 def test_processes_share_the_batches_of_one_process_with_the_same_global_batch(num_samples):
     alone = [sorted(batch) for batch in EpochOrder(num_samples, 8, seed=1)]

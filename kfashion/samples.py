@@ -1,0 +1,68 @@
+"""`analysis=kfashion/augmentation`: records and pictures beside what augmentation makes of them."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from common.evaluation import Split
+from common.files import plain, write_json, write_text
+from common.report import format_table
+from common.rundir import Run
+from kfashion.augment import RecordAugmentation, mix_vectors
+from kfashion.judging import judge, one_run, results, stamped
+from kfashion.records import code_keys
+
+METHODS = {
+    "field_dropout": RecordAugmentation(field_dropout=0.2),
+    "synonym": RecordAugmentation(synonym=1.0),
+    "mixing": RecordAugmentation(mixing=0.5),
+    "emphasis": RecordAugmentation(emphasis=1.0),
+}
+
+
+def augmentation(
+    runs: list[Run], split: Split, output: Path, data_dir: str | None, num_samples: Annotated[int, Field(ge=1)] = 5
+) -> dict[str, Any]:
+    """Samples of every kind of augmentation of records, how many records it changed, and what MixUp does to cosines.
+
+    Args:
+        num_samples: changed records shown of each kind.
+
+    Raises:
+        UserError: for more than one run.
+    """
+    judged = judge(one_run(runs, "augmentation"), split, data_dir)
+    data, vocabulary = judged.data, judged.data.vocabulary
+    batch = data.datasets[split][np.arange(len(judged.rows))]
+    samples, changed = [], {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for name, method in METHODS.items():
+            codes = method(batch.codes, vocabulary.tokens)
+            differs = (code_keys(codes) != code_keys(batch.codes)).numpy()
+            changed[name] = float(differs.mean())
+            samples += [
+                {"kind": "json", "method": name, "item_id": judged.item_id[row],
+                 "original": vocabulary.decode(batch.codes, row), "augmented": vocabulary.decode(codes, row)}
+                for row in np.flatnonzero(differs)[:num_samples].tolist()
+            ]  # fmt: skip
+        mixed, _ = mix_vectors(batch.image_embedding, 0.2)
+    summary = plain({
+        **stamped(judged, split), "changed": changed,
+        "mixup_cosine": (mixed * batch.image_embedding).sum(1).mean().item(), "augmented_samples": samples,
+    })  # fmt: skip
+    write_json(results(output) / "augmented_samples.json", summary)
+    rows = [[each["method"], each["item_id"], _words(each["original"]), _words(each["augmented"])] for each in samples]
+    write_text(output / "report.md", "\n".join([
+        f"# Augmentation of records, {split} split\n",
+        *(f"- {name}: changes {share:.1%} of the records" for name, share in changed.items()), "",
+        format_table(rows, ["method", "garment", "record", "augmented"]),
+    ]))  # fmt: skip
+    return summary
+
+
+def _words(record: dict[str, Any]) -> str:
+    return " / ".join(", ".join(each) if isinstance(each, list) else each or "" for each in record.values())

@@ -1,0 +1,105 @@
+"""Training both stages of kfashion and judging them as a user does, on a small drawn catalogue."""
+
+import csv
+
+import pytest
+import torch
+
+from common.errors import UserError
+from common.files import read_json
+from common.rundir import resolve_run
+from kfashion.export import load_encoder
+from tests.processes import command
+
+pytestmark = pytest.mark.slow
+SMALL = ["data.num_images=160", "data.num_designs=30", "encoder@data.encoder=kfashion/pixels", "phase.epochs=2"]
+
+
+def env(folder):
+    return {"OUTPUT_DIR": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kfashion")
+    done = command("train.py", "experiment=kfashion_stage2", *SMALL, env=env(folder))
+    assert done.code == 0, done.err
+    return folder
+
+
+def judged(folder, analysis, *words):
+    """The output folder of an analysis, which must end well."""
+    done = command(
+        "evaluate.py", "run=latest:kfashion_stage2", f"analysis=kfashion/{analysis}", *words, env=env(folder)
+    )
+    assert done.code == 0, done.err
+    run = resolve_run("latest:kfashion_stage2", folder)
+    return max((run.path / "evaluations").glob(f"*_{analysis}"))
+
+
+def test_stage_two_starts_from_stage_one_without_its_heads(folder):
+    run, parent = (resolve_run(f"latest:kfashion_stage{stage}", folder) for stage in (2, 1))
+    assert run.environment["parent"]["run"] == str(parent.path)
+    state = torch.load(run.best, weights_only=True)["state_dict"]
+    assert not any("heads" in name for name in state)
+    assert (run.path / "vocab.json").is_file()
+    with open(run.path / "metrics.csv", encoding="utf-8") as file:
+        names = next(csv.reader(file))
+    assert {"val/hit_at_1", "val/hit_at_5", "val/mrr", "val/positive_similarity", "val/negative_similarity",
+            "val/norm_error", "train/loss_above_chance"} <= set(names)  # fmt: skip
+
+
+def test_retrieval_leaves_all_result_files(folder):
+    output = judged(folder, "retrieval", "split=val")
+    results = output / "results"
+    for name in ("training_results.json", "training_summary.json", "training_charts.png", "similarities.png"):
+        assert (results / name).is_file(), name
+    searches = read_json(results / "similarity_search" / "results.json")
+    assert searches["timestamp"]
+    assert all(len(query["results"]) == 5 for query in searches["queries"])
+    assert list((results / "similarity_search").glob("*.png"))
+    summary = read_json(output / "summary.json")
+    table = summary["models"]["attribute encoder"]["attributes → image"]
+    assert set(table) == {"instance", "attr", "category"}
+    assert 0 < table["attr"]["hit_at_5"]["chance"] < 1
+    assert all(row["achieved"] is None for row in summary["targets"])  # drawn data achieve no target
+    encoder = load_encoder(output / "checkpoints" / "best_model.pt", encoder=summary["encoder"])
+    assert encoder.vocabulary.hash == summary["vocabulary"]
+    with pytest.raises(UserError, match="image encoder"):
+        load_encoder(output / "checkpoints" / "best_model.pt", encoder="another")
+
+
+def test_the_sanity_check_passes(folder):
+    output = judged(folder, "sanity")
+    found = read_json(output / "temp_logs" / "sanity_check_results.json")
+    assert found["result"] == "SANITY CHECK PASS"
+    assert len(found["checks"]) == 16
+
+
+def test_kinds_of_queries_and_centrality_are_judged_without_failing(folder):
+    found = read_json(judged(folder, "query_aware", "split=val") / "results" / "query_aware.json")
+    assert set(found["sets"]) == {"all", "anchor", "tail", "high_quality", "category_balanced"}
+    assert found["anchor_less_others"]["attr"]["recall_at_10"]["verdict"] in ("confirmed", "refuted", "inconclusive")
+    central = read_json(judged(folder, "centrality", "split=val") / "results" / "centrality.json")
+    assert central["anchors"]["mean"] >= central["all"]["mean"]
+    assert central["validation"] == "not validated: no sales"
+
+
+def test_more_than_a_hundred_samples_are_refused(folder):
+    words = ["run=latest:kfashion_stage2", "analysis=kfashion/retrieval", "analysis.num_queries=101", "split=val"]
+    done = command("evaluate.py", *words, env=env(folder))
+    assert done.code == 2
+    assert "num_queries" in done.err
+
+
+def test_temperatures_are_compared_over_seeds(folder):
+    words = ["init_from=null", "loss.temperature=0.07,0.1", "seed=0,1"]
+    done = command("train.py", "-m", "experiment=kfashion_stage2", *SMALL, *words, env=env(folder))
+    assert done.code == 0, done.err
+    sweep = next((folder / "kfashion_stage2").glob("*-sweep"))
+    done = command("evaluate.py", f"run={sweep}", "analysis=kfashion/temperature", "split=val", env=env(folder))
+    assert done.code == 0, done.err
+    report = read_json(next(folder.glob("kfashion_temperature/*/results/temperature_report.json")))
+    assert [row["value"] for row in report["values"]] == [0.07, 0.1]
+    assert report["values"][1]["over_baseline"]["hit_at_5"]["n"] == 2
+    assert report["recommended"] in (0.07, 0.1)

@@ -1,0 +1,52 @@
+"""Central garments, well described ones, and whether a difference between kinds of queries is one."""
+
+import numpy as np
+import pytest
+import torch
+
+from kfashion.queries import completeness, contrast, describe, most_central
+from tests.kfashion.codes import random_codes
+
+
+def test_a_tenth_is_rounded_down_at_least_one_and_ties_go_by_name():
+    assert most_central(np.zeros(2172), np.arange(2172).astype(str), 0.1).sum() == 217
+    assert most_central(np.array([3.0, 1.0, 2.0]), np.array(["a", "b", "c"]), 0.1).tolist() == [True, False, False]
+    chosen = most_central(np.array([1.0, 2.0, 1.0, 1.0]), np.array(["d", "b", "c", "a"]), 0.5)
+    assert chosen.tolist() == [False, True, False, True]
+
+
+def test_every_described_field_counts_25_points():
+    codes = random_codes(3)
+    codes["silhouette"][0] = 2
+    for field in ("style", "material", "detail", "silhouette"):
+        if field == "silhouette":
+            codes[field][1] = 2
+        else:
+            codes[field][1] = torch.tensor([2, 0, 0, 0])
+    assert completeness(codes, np.arange(3)).tolist() == [75, 0, 100]
+
+
+def test_a_clear_difference_is_confirmed_its_opposite_refuted_and_none_inconclusive():
+    rng = np.random.default_rng(0)
+    chosen, group = np.arange(400) % 4 == 0, np.arange(400)
+    metric = rng.random(400)
+    assert contrast(metric + chosen, chosen, group)["verdict"] == "confirmed"
+    refuted = contrast(metric - chosen, chosen, group)
+    assert refuted["verdict"] == "refuted"
+    assert refuted["interval"]["estimate"] == pytest.approx(metric[chosen].mean() - 1 - metric[~chosen].mean())
+    assert refuted["p_value"] < 0.01
+    assert contrast(metric, chosen, group)["verdict"] == "inconclusive"
+    assert contrast(metric, chosen, np.zeros(400))["interval"] is None
+
+
+def test_a_group_counts_once_however_many_queries_it_has():
+    metric, chosen = np.tile([1.0, 0.0, 0.0, 1.0], 50), np.tile([True, False, True, False], 50)
+    few, many = (contrast(metric, chosen, group)["interval"] for group in (np.arange(200) % 4, np.arange(200)))
+    assert few["high"] - few["low"] > many["high"] - many["low"]
+
+
+def test_a_description_holds_what_the_values_say():
+    found = describe(np.array([1.0, 2.0, 6.0]))
+    assert (found["count"], found["mean"], found["median"], found["max"]) == (3, 3, 2, 6)
+    assert found["std"] == pytest.approx(np.sqrt(7))
+    assert np.isnan(describe(np.ones(3))["skewness"])

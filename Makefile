@@ -6,11 +6,11 @@ STAMP := .venv/.stamp
 
 unexport PYTHONDONTWRITEBYTECODE  # importing torch and lightning from bytecode takes a third of the time
 
-.PHONY: help demo test test-fast lint bench clean pins
+.PHONY: help demo test test-fast lint bench dashboard tensorboard clean pins
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 $(STAMP): constraints.txt
 	@echo "setting up .venv (once; about 6 GB)"
@@ -37,8 +37,15 @@ lint: $(STAMP) ## style and import boundaries
 bench: $(STAMP) ## speed and memory against named baselines
 	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(RUN) $$file || exit 1; done
 
+OUTPUTS := $(or $(OUTPUT_DIR),outputs)
+dashboard: $(STAMP) ## studies in the browser, http://127.0.0.1:8080 (STORAGE=… for another than the default)
+	@.venv/bin/optuna-dashboard $(or $(STORAGE),sqlite:///$(OUTPUTS)/studies.db)
+
+tensorboard: $(STAMP) ## runs with logger=tensorboard in the browser, http://127.0.0.1:6006
+	@.venv/bin/tensorboard --logdir $(OUTPUTS)
+
 pins: ## renew constraints.txt from pyproject.toml
-	@$(UV) pip compile -q pyproject.toml --extra lasps --extra kfashion --group dev --no-header --no-annotate --python-version 3.11 -o constraints.txt
+	@$(UV) pip compile -q pyproject.toml --extra lasps --extra kfashion --extra sweeps --group dev --no-header --no-annotate --python-version 3.11 -o constraints.txt
 
 clean: ## remove the environment and caches; runs in outputs/ stay
 	rm -rf .venv .boot .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -34,6 +34,8 @@ def command_line(main: Callable[[], Any], prepare: Callable[[list[str]], list[st
         main()
     except UserError as error:
         fail(str(error))
+    except ChecksFailed as error:
+        fail_checks(error)
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error))
 
@@ -43,8 +45,7 @@ def run_task(function: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     try:
         return function(config)
     except ChecksFailed as error:
-        print(f"failed: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        fail_checks(error)
     except (UserError, InstantiationException) as error:
         mistake = error if isinstance(error, UserError) else error.__cause__  # raised by a constructor
         if not isinstance(mistake, UserError) or HydraConfig.get().mode is RunMode.MULTIRUN:
@@ -62,6 +63,11 @@ def fail(message: str) -> None:
     raise SystemExit(USER_EXIT)
 
 
+def fail_checks(error: ChecksFailed) -> None:
+    print(f"failed: {error}", file=sys.stderr)
+    raise SystemExit(1) from None
+
+
 def prepare_train(words: list[str]) -> list[str]:
     """Without an experiment: print the experiments and leave. With an unknown one: say which is nearest."""
     if any(word.startswith("-") and word not in ("-m", "--multirun") for word in words):
@@ -76,11 +82,13 @@ def prepare_train(words: list[str]) -> list[str]:
 
 
 def prepare_evaluate(words: list[str]) -> list[str]:
-    """Add the analysis that the run's programme names, unless one is given."""
+    """Add the analysis that the run's programme names, unless one is given; that of a study is always the same."""
     from common.rundir import resolve_run
 
     if any(word.startswith("-") for word in words):
         return words
+    if any(word.startswith("study=") for word in words):
+        return ["run=[]", "analysis=sweep", *words]
     run = next((word.partition("=")[2] for word in words if word.startswith("run=")), None)
     if run is None:
         raise UserError("run: which run? Pass run=<run directory> or run=latest:<experiment>.")
@@ -108,6 +116,9 @@ def explain(error: BaseException) -> str:
     if unknown_key:
         return _explain_key(unknown_key.group(1))
     options = re.search(r"Could not find '([^']+)'", text)
+    if options and options.group(1).startswith("hydra/"):
+        group, _, name = options.group(1).rpartition("/")
+        return f"{group}={name}: no such option; if it is a plugin's, install that (docs/sweeps.md)."
     if options:
         group, _, name = options.group(1).partition("/")
         known = configs.options(group)
@@ -122,7 +133,7 @@ def _explain_key(key: str) -> str:
         return f"{key}: in a sweep over experiments write {key}=choice(VALUE)."
     owner, _, name = key.rpartition(".")
     known: list[str] = []
-    if experiment is not None:
+    if experiment in configs.options("experiment"):
         node = OmegaConf.select(configs.compose(experiment), owner) if owner else configs.compose(experiment)
         known = [str(each) for each in node] if isinstance(node, DictConfig) else []
     listed = f" Known: {', '.join(known)}." if known else ""

@@ -14,7 +14,10 @@ from common.errors import UserError, nearest
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 
+DIRECTIONS = {"min": "minimize", "max": "maximize"}  # Lightning's word, and Optuna's
+
 OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
+OmegaConf.register_new_resolver("direction_of", DIRECTIONS.__getitem__, replace=True)
 
 
 def options(group: str) -> list[str]:

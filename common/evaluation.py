@@ -102,6 +102,7 @@ def evaluate(config: DictConfig) -> dict:
             log_look(run, config.analysis_name)
     output = _output(runs, config)
     named = ", ".join(map(str, runs)) if len(runs) < 6 else f"{len(runs)} runs"
+    named = named or f"study {config.get('study')}"
     log.info(f"{config.analysis_name} on the {config.split} split of {named}")
     analysis = instantiate(config.analysis, _convert_="all", _partial_=True)
     summary = analysis(runs=runs, split=config.split, output=output, data_dir=config.paths.data_dir)
@@ -138,7 +139,7 @@ def _expand(spec: str, output_dir: str) -> list[Run]:
 
 def _output(runs: list[Run], config: DictConfig) -> Path:
     name = config.analysis_name.replace("/", "_")
-    if len(runs) > 1:
+    if len(runs) != 1:
         return Run.create(Path(config.paths.output_dir) / name).path
     stem = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder = runs[0].path / "evaluations"

@@ -200,6 +200,25 @@ def resolve_run(spec: str, output_dir: Path | str) -> Run:
     )
 
 
+def flat_config(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """The values of a config by dotted key; lists are values."""
+
+    def flat(path: str, node: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                yield from flat(f"{path}.{key}" if path else str(key), value)
+        else:
+            yield path, node
+
+    return dict(flat("", OmegaConf.to_container(config, resolve=resolve)))
+
+
+def objectives_of(summary: dict, names: list[str]) -> list[float]:
+    """What a study is told of a run with this summary: the monitored metric's best value, or others at that epoch."""
+    metrics = summary["metrics"]
+    return [metrics[name]["value"] if name in metrics else summary[name] for name in names]
+
+
 def same_model(one: DictConfig, other: DictConfig) -> bool:
     """Whether weights of a run with config `one` fit a run with config `other`."""
     return hash_record(plain_node(one, "model")) == hash_record(plain_node(other, "model"))
@@ -207,6 +226,7 @@ def same_model(one: DictConfig, other: DictConfig) -> bool:
 
 def same_run(one: DictConfig, other: DictConfig) -> bool:
     """Whether two configs ask for one and the same training, wherever its files lie."""
-    elsewhere = ("run_dir", "paths", "callbacks", "logger", "resume", "parents")
+    elsewhere = ("run_dir", "paths", "callbacks", "logger", "resume", "parents", "study", "trial", "pruner",
+                 "objectives")  # fmt: skip
     records = [{key: plain_node(config, key) for key in config if key not in elsewhere} for config in (one, other)]
     return hash_record(records[0]) == hash_record(records[1])

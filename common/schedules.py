@@ -24,3 +24,18 @@ def cosine(epoch: float, epochs: int, warmup_epochs: float = 0.0, floor: float =
 def step(epoch: float, epochs: int, every_epochs: int = 5, factor: float = 0.5) -> float:
     """Multiplied by `factor` after every `every_epochs` whole epochs."""
     return factor ** (int(epoch) // every_epochs)
+
+
+def exponential(epoch: float, epochs: int, warmup_epochs: float = 0.0, floor: float = 0.01) -> float:
+    """As `cosine`, but falling by the same factor in every epoch, to `floor` (above 0) at the end."""
+    if epoch < warmup_epochs:
+        return cosine(epoch, epochs, warmup_epochs)
+    return floor ** min(1.0, (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9))
+
+
+def stairs(epoch: float, epochs: int, warmup_epochs: float = 0.0, floor: float = 0.01) -> float:
+    """As `exponential`, but in three equal steps, the last of them at `floor`."""
+    if epoch < warmup_epochs:
+        return cosine(epoch, epochs, warmup_epochs)
+    progress = (epoch - warmup_epochs) / max(epochs - warmup_epochs, 1e-9)
+    return floor ** (min(2, int(3 * progress)) / 2)

@@ -4,6 +4,7 @@ import logging
 import resource
 import time
 import warnings
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.checkpoints import AtomicCheckpointIO, load_network
 from common.data import TrunkDataModule
+from common.distributed import helpers_resume, is_first_process
 from common.errors import UserError
 from common.files import write_json
 from common.matrix import run_matrix
 from common.module import TrunkModule
 from common.parents import INHERITED, find_parent
 from common.recorder import Diverged, GracefulStop, Recorder, Stopped
-from common.rundir import Run, first_line
+from common.rundir import Run, first_line, objectives_of
 from common.schema import validate
 
 log = logging.getLogger(__name__)
@@ -31,10 +33,11 @@ log = logging.getLogger(__name__)
 SUMMARY_VERSION = 1
 
 
-def train(config: DictConfig) -> float:
+def train(config: DictConfig) -> float | tuple[float, ...] | None:
     """Train the run that `config` describes, or continue the one that `resume` names; returns its best monitored value.
 
-    A config with a matrix describes many runs, see `common.matrix`.
+    Where the config names `objectives`, it returns these instead, at that epoch; None in a process that only helps. A
+    config with a matrix describes many runs, see `common.matrix`.
 
     Raises:
         UserError: for a mistake in the config or the data; nothing that was on disk is lost.
@@ -42,10 +45,13 @@ def train(config: DictConfig) -> float:
         SystemExit: with code 143 after SIGTERM and 130 after Ctrl-C; `resume` continues such a run.
     """
     quiet_libraries()
+    _use_requested_threads()
     typed = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     with GracefulStop() as stop:
         if config.resume is not None:
             run, config = _resumed(config.resume, typed)
+            if not is_first_process():
+                return _help(config, run, stop)
             if run.finished:
                 log.info(f"{run} is finished; nothing to resume")
                 return run.summary["objective"]
@@ -54,7 +60,17 @@ def train(config: DictConfig) -> float:
                 return run_matrix(config, typed)
             validate(config)
             run = _new_run(config)
-        return train_run(config, run, stop, typed).summary["objective"]
+        summary = train_run(config, run, stop, typed).summary
+        return tuple(objectives_of(summary, config.objectives)) if config.get("objectives") else summary["objective"]
+
+
+def _use_requested_threads() -> None:
+    """Compute with as many threads as the launcher asked cores for this job, if it says."""
+    if HydraConfig.initialized():
+        launcher = HydraConfig.get().launcher  # keys of submitit's and of ray's
+        cores = OmegaConf.select(launcher, "cpus_per_task") or OmegaConf.select(launcher, "ray.remote.num_cpus")
+        if cores:
+            torch.set_num_threads(int(cores))
 
 
 def train_run(
@@ -82,7 +98,7 @@ def train_run(
         except Exception as error:
             run.write_status("failed", error=first_line(error))
             raise
-        run.write_status("done")
+        run.write_status("pruned" if run.summary.get("pruned") else "done")
         log.info(f"{config.name}: {config.monitor} {run.summary['objective']:.4f}  → {run}")
     return run
 
@@ -113,10 +129,25 @@ def _fit(config: DictConfig, run: Run, stop: GracefulStop, typed: list[str], dat
     started = time.monotonic()
     stop.fitting = True
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=run.last if run.last.is_file() else None)
+        with helpers_resume(trainer, run):
+            trainer.fit(module, datamodule=data, ckpt_path=run.last if run.last.is_file() else None)
     finally:
         stop.fitting = False
     write_summary(config, run, data, module, recorder, time.monotonic() - started)
+
+
+def _help(config: DictConfig, run: Run, stop: GracefulStop) -> None:
+    """Fit beside the process that keeps the run directory; the weights to start from come from there."""
+    logging.getLogger().setLevel(logging.WARNING)
+    data = instantiate(config.data, _convert_="all")
+    data.setup("fit")
+    lightning.seed_everything(config.seed, verbose=False)
+    module: TrunkModule = instantiate(config.module, _convert_="all")
+    module.freeze()
+    trainer, recorder = _trainer(config)
+    recorder.stop, stop.fitting = stop, True
+    with suppress(Stopped):
+        trainer.fit(module, datamodule=data, ckpt_path=run.last if run.last.is_file() else None)
 
 
 def _train_parent(config: DictConfig, unfinished: Run | None, **context: Any) -> Run:
@@ -140,6 +171,8 @@ def _resumed(directory: str, typed: list[str]) -> tuple[Run, DictConfig]:
     config = run.config
     if "run_dir" not in config:
         raise UserError(f"resume={directory}: its config.yaml was not written by train.py.")
+    if is_first_process():
+        config.pop("trial", None)  # the study gave it up when it was interrupted
     return run, config
 
 
@@ -161,6 +194,10 @@ def _trainer(config: DictConfig) -> tuple[lightning.Trainer, Recorder]:
     callbacks = [instantiate(node, _convert_="all") for node in config.callbacks.values()]
     loggers = [instantiate(node, _convert_="all") for node in config.logger.values()]
     recorder = next(callback for callback in callbacks if isinstance(callback, Recorder))
+    if config.get("trial") is not None:
+        from common.trials import trial_reporter  # imports optuna, which other runs do not need
+
+        callbacks += trial_reporter(config, recorder)
     trainer = instantiate(
         config.trainer, callbacks=callbacks, logger=loggers or False, plugins=[AtomicCheckpointIO()],
         default_root_dir=config.run_dir, _convert_="all",
@@ -190,6 +227,7 @@ def write_summary(
             "objective": row[config.monitor],
             "best_epoch": row["epoch"] + 1,
             "epochs": len(recorder.rows),
+            **({"pruned": True} if recorder.pruned else {}),
             "metrics": metrics,
             "num_parameters": sum(parameter.numel() for parameter in module.network.parameters()),
             "fit_time_s": round(fit_time_s, 2),
@@ -213,5 +251,6 @@ def quiet_libraries() -> None:
         ".*lr_scheduler.step.*before.*optimizer.step.*",
         ".*overridden `on_after_batch_transfer` in `LightningModule`.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*recommended to use .*sync_dist=True.*",  # every process validates on all samples
     ):
         warnings.filterwarnings("ignore", message=message)

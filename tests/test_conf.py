@@ -10,7 +10,7 @@ from common.config import CONF, compose, options, summary_line
 from common.matrix import checked_matrix, plan
 from common.schema import validate
 
-LIBRARIES = ("torch", "lightning", "torchmetrics")
+LIBRARIES = ("torch", "lightning", "torchmetrics", "optuna", "hydra_plugins")
 PROGRAMMES = ("lasps", "nandseq", "kfashion", "ssmo", "redheart")
 FILES = sorted(CONF.rglob("*.yaml"))
 

@@ -59,8 +59,8 @@ class ToyData(TrunkDataModule):
 
 
 class ToyNetwork(nn.Sequential):
-    def __init__(self, num_inputs: int, hidden_dim: int = 8):
-        super().__init__(nn.Linear(num_inputs, hidden_dim), nn.ReLU(), nn.Dropout(0.5), nn.Linear(hidden_dim, 1))
+    def __init__(self, num_inputs: int, hidden_dim: int = 8, dropout: float = 0.5):
+        super().__init__(nn.Linear(num_inputs, hidden_dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden_dim, 1))
 
 
 class ToyModule(TrunkModule):

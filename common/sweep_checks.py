@@ -1,0 +1,75 @@
+"""Before the first trial of a study: is every point of the space a valid config, and is the objective logged?"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from common.errors import UserError, nearest
+from common.recorder import GracefulStop
+from common.rundir import Run, find_runs
+from common.schema import validate
+from common.search_space import Space, as_words, corners
+
+Compose = Callable[[Sequence[str]], DictConfig]  # words that set the values of a trial → its config
+
+
+def check_space(compose: Compose, space: Space) -> None:
+    """Check every choice and both ends of every range against the schema.
+
+    Raises:
+        UserError, HydraException: for a key that does not exist, or a value that it may not have.
+    """
+    first, *others = corners(space)
+    config = compose(as_words(first))
+    validate(config)
+    for point in others:
+        (key,) = (key for key in space if point[key] != first[key])
+        if isinstance(point[key], str):  # an option of a group, null, or a list in Hydra's words
+            validate(compose(as_words(point)))
+        else:
+            own = config.copy()
+            OmegaConf.update(own, key.lstrip("+"), point[key])
+            validate(own)
+
+
+def check_objectives(compose: Compose, space: Space, names: Sequence[str]) -> None:
+    """Check that runs log what is to be optimised: by a finished run where there is one, else by a few steps.
+
+    Raises:
+        UserError: for a name that is not logged, with the names that are.
+    """
+    config = compose(as_words(corners(space)[0]))
+    finished = (run for run in find_runs(config.paths.output_dir, config.name) if run.finished)
+    run = next(finished, None)
+    if run is not None and _named(run) >= set(names):
+        return
+    known = _few_steps(config)
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"objective {name}: no run logs it.{nearest(name, known)} Logged: {', '.join(sorted(known))}."
+            )
+
+
+def _few_steps(config: DictConfig) -> set[str]:
+    """Names of what a run of this config logs, after two steps in a temporary directory."""
+    from common.training import quiet_libraries, train_run
+
+    quiet_libraries()
+    config = config.copy()
+    with tempfile.TemporaryDirectory() as folder:
+        # random weights: a parent would inherit these limits
+        short = {"phase": {"epochs": 1}, "init_from": None, "logger": {}, "monitor": "train/loss", "mode": "min"}
+        config.merge_with(short)
+        for name in ("limit_train_batches", "limit_val_batches"):
+            OmegaConf.update(config, f"trainer.{name}", 2, force_add=True)
+        with GracefulStop() as stop:
+            return _named(train_run(config, Run.create(Path(folder)), stop, typed=[]))
+
+
+def _named(run: Run) -> set[str]:
+    """What of a run's summary can be an objective."""
+    numbers = {name for name, value in run.summary.items() if isinstance(value, int | float)}
+    return {*run.summary["metrics"], *numbers - {"schema_version", "seed", "best_epoch"}}

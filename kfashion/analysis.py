@@ -18,7 +18,7 @@ from common.stats import Interval
 from kfashion.baselines import rivals
 from kfashion.export import save_encoder
 from kfashion.figures import plot_similarities, plot_training, save_grid
-from kfashion.judging import Judged, judge, one_run, results, stamped, view
+from kfashion.judging import Judged, judge, one_run, point_latest, results, stamped, view_rows
 from kfashion.retrieval import (
     LEVELS,
     Items,
@@ -52,11 +52,13 @@ def retrieval(
     output: Path,
     data_dir: str | None,
     num_queries: int = 20,
+    distractors: bool = False,
 ) -> dict[str, Any]:
     """Judge one run on a split: all metrics at three levels in both directions, rivals, categories, targets, a search.
 
     Args:
         num_queries: records whose search results are drawn, at most 100.
+        distractors: whether the garments of the other splits stand in the gallery too, see `kfashion.retrieval.rank`.
 
     Raises:
         UserError: for more than one run, a split without garments, or too many records to be drawn.
@@ -64,17 +66,20 @@ def retrieval(
     if not 1 <= num_queries <= MOST_DRAWN:
         raise UserError(f"analysis.num_queries={num_queries}: draw 1 to {MOST_DRAWN}.")
     judged = judge(one_run(runs, "retrieval"), split, data_dir)
-    rankings = {ENCODER: _both(judged.attribute, judged.image, judged.items)}
-    for name, (queries, gallery) in _rival_vectors(judged, split).items():
-        rankings[name] = _both(queries, gallery, judged.items)
+    offered = _offered(judged) if distractors else judged
+    rankings = {ENCODER: _both(offered.attribute, offered.image, offered.items, len(judged.rows))}
+    for name, (queries, gallery) in _rival_vectors(offered).items():
+        rankings[name] = _both(queries, gallery, offered.items, len(judged.rows))
     positive, negative = similarities(judged.attribute, judged.image, judged.items.attr_key)
     stamp = stamped(judged, split)
     summary = {
         **stamp,
         "n": len(judged.rows),
+        "gallery": len(offered.rows),
         "num_records": len(np.unique(judged.items.attr_key)),
         "num_groups": len(np.unique(judged.items.group)),
         "models": {name: _table(each, judged.items) for name, each in rankings.items()},
+        "image_to_image": _image_to_image(judged),
         "differences": {name: _differences(rankings, name, judged.items) for name in (*STRONGEST, UNTRAINED)},
         "by_category": _by_category(rankings[ENCODER][DIRECTIONS[0]]["attr"], judged),
         "similarity": {
@@ -94,6 +99,7 @@ def retrieval(
     write_json(folder / "similarity_search" / "results.json", {**stamp, "queries": searches})
     save_encoder(output / "checkpoints" / "best_model.pt", judged, {"hit_at_5": _headline(summary)["hit_at_5"]})
     write_text(output / "report.md", _report(judged, summary, split))
+    point_latest(output)
     return summary
 
 
@@ -110,19 +116,36 @@ def inbatch_hit(judged: Judged, size: int, rounds: int = 10) -> dict[str, float]
     return {"batch_size": size, "hit_at_5": float(np.mean(hits)) if hits else np.nan, "chance": 5 / size}
 
 
-def _both(queries: np.ndarray, gallery: np.ndarray, items: Items) -> dict[str, dict[str, Ranking]]:
-    """Rankings by direction and level."""
-    return {DIRECTIONS[0]: rank(queries, gallery, items, items), DIRECTIONS[1]: rank(gallery, queries, items, items)}
+def _offered(judged: Judged) -> Judged:
+    """The garments judged, and behind them all others."""
+    others = np.setdiff1d(np.arange(len(judged.data.records)), judged.rows)
+    return view_rows(judged.loaded, np.concatenate([judged.rows, others]), judged.loaded.module.network)
 
 
-def _rival_vectors(judged: Judged, split: Split) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _both(attribute: np.ndarray, image: np.ndarray, items: Items, count: int) -> dict[str, dict[str, Ranking]]:
+    """Rankings of the first `count` garments by direction and level; the others are distractors."""
+    asked, more = items[:count], np.arange(len(items)) >= count if count < len(items) else None
+    return {
+        DIRECTIONS[0]: rank(attribute[:count], image, asked, items, distractors=more),
+        DIRECTIONS[1]: rank(image[:count], attribute, asked, items, distractors=more),
+    }
+
+
+def _image_to_image(judged: Judged) -> dict[str, Any]:
+    """How images find images by the frozen encoder alone, the query's own group left out, by level."""
+    items = judged.items
+    found = rank(judged.image, judged.image, items, items, ["attr", "category"], others_only=True)
+    return {level: summarise(each, items.group, items.category) for level, each in found.items()}
+
+
+def _rival_vectors(judged: Judged) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     data, config = judged.data, judged.loaded.config
     records, train = data.records, data.datasets["train"].index
     found = rivals(
         records.codes, data.vocabulary.sizes, data.vectors.numpy(), train, records.group.numpy(), judged.rows
     )
     lightning.seed_everything(config.seed + 1, verbose=False)
-    untrained = view(judged.loaded, split, instantiate(config.model, _convert_="all"))
+    untrained = view_rows(judged.loaded, judged.rows, instantiate(config.model, _convert_="all"))
     return {name: (each.queries, each.gallery) for name, each in found.items()} | {
         UNTRAINED: (untrained.attribute, judged.image)
     }
@@ -206,10 +229,11 @@ def _epochs(run: Run) -> list[dict[str, float]]:
 
 
 def _searches(judged: Judged, num_queries: int, folder: Path) -> list[dict[str, Any]]:
-    """Draws what random records of every category bring up: a grid for each category; returns it as a table."""
+    """Draws what random records of every category bring up, each record once: a grid for each category and a table."""
     rng, found, names = np.random.default_rng(0), [], np.unique(judged.category)
     for number, name in enumerate(names):
         own = np.flatnonzero(judged.category == name)
+        own = own[np.unique(judged.items.attr_key[own], return_index=True)[1]]
         count = min(len(own), ROWS_PER_GRID, num_queries // len(names) + (number < num_queries % len(names)))
         rows = np.sort(rng.choice(own, count, replace=False))
         grid = []
@@ -241,7 +265,8 @@ def _report(judged: Judged, summary: dict[str, Any], split: Split) -> str:
         f"# {judged.loaded.config.name} on the {split} split\n",
         f"Run `{judged.loaded.run}`, {kind} (fingerprint {summary['fingerprint']}), image encoder "
         f"{summary['encoder']}. {summary['n']:,} garments, {summary['num_records']:,} different records, "
-        f"{summary['num_groups']:,} groups; every query against all images. Intervals: 95 %, bootstrap of groups.\n",
+        f"{summary['num_groups']:,} groups; every query against all {summary['gallery']:,} garments of the gallery. "
+        "Intervals: 95 %, bootstrap of groups.\n",
     ]
     for direction in DIRECTIONS:
         for level in LEVELS:
@@ -250,14 +275,23 @@ def _report(judged: Judged, summary: dict[str, Any], split: Split) -> str:
             rows = [row for row in rows if row]
             chance = ["chance", *(summary["models"][ENCODER][direction][level][each]["chance"] for each in HEADLINE)]
             parts += [f"\n## {direction}: {what}\n", format_table([chance, *rows], ["", *HEADLINE])]
+    rows = []
+    for level, table in summary["image_to_image"].items():
+        if table:
+            rows.append([f"{level}, chance", *(table[metric]["chance"] for metric in HEADLINE)])
+            rows.append([f"{level}, image encoder", *(_with_interval(table[metric]) for metric in HEADLINE)])
+    if rows:
+        parts += ["\n## image → image: without the query's group\n", format_table(rows, ["", *HEADLINE])]
     parts += ["\n## Against rivals, equal records\n"]
     for rival, table in summary["differences"].items():
         for direction in DIRECTIONS:
             each = table[direction]["hit_at_5"]
             if each is not None:
                 parts.append(f"- {direction}: {verdict(Interval(**each), f'the encoder beats {rival} in Hit@5')}")
-    categories = [[row["category"], row["n"], *(row[name]["value"] for name in HEADLINE), row["hit_at_5"]["chance"]]
-                  for row in summary["by_category"]]  # fmt: skip
+    categories = [
+        [row["category"], row["n"], *(_with_interval(row[name]) for name in HEADLINE), row["hit_at_5"]["chance"]]
+        for row in summary["by_category"]
+    ]
     batch, similarity = summary["inbatch_16"], summary["similarity"]
     quality = summary["quality"]["attribute"]
     return "\n".join([

@@ -6,7 +6,7 @@ Source: kfashion specification, section 9.
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra.utils import instantiate
@@ -16,8 +16,10 @@ from torch import nn
 from common.errors import UserError
 from common.files import plain, write_atomic
 from kfashion.encoders import Projection
-from kfashion.judging import Judged
 from kfashion.records import FIELDS, Vocabulary
+
+if TYPE_CHECKING:  # it imports Lightning, which a service that only reads encoders can do without
+    from kfashion.judging import Judged
 
 VERSION = 1
 
@@ -40,7 +42,7 @@ class Encoder:
     metrics: dict[str, Any]
 
 
-def save_encoder(path: Path, judged: Judged, metrics: dict[str, Any]) -> None:
+def save_encoder(path: Path, judged: "Judged", metrics: dict[str, Any]) -> None:
     """Write the encoder of a run: tensors and plain values only."""
     data, config, projection = judged.data, judged.loaded.config, judged.data.projection
     content = {

@@ -53,6 +53,25 @@ def plot_training(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     save_figure(figure, path, {"epochs_trained": epochs, **table})
 
 
+def plot_trend(rows: Sequence[Mapping[str, Any]], names: Sequence[str], path: Path) -> None:
+    """Metrics with their intervals run by run; dashed: chance."""
+    figure, (axes,) = new_figure(1.6 + 0.6 * max(len(rows), 6), 3.8, "Equal record in the whole gallery, run by run")
+    places, table = np.arange(1, len(rows) + 1), {}
+    for shift, name, color in zip(np.linspace(-0.1, 0.1, len(names)), names, COLORS):
+        value, low, high, chance = (
+            np.array([row[name][each] for row in rows], float) for each in ("value", "low", "high", "chance")
+        )
+        axes.plot(places + shift, value, "o-", color=color, markersize=4, linewidth=1, label=name)
+        axes.vlines(places + shift, low, high, color=color)
+        axes.plot(places, chance, "--", color=color, linewidth=1)
+        table |= {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_chance": chance}
+    axes.set_xticks(places)
+    axes.set_xlabel("Run, in the order in which they ended", fontsize=10)
+    axes.margins(y=0.15)
+    axes.legend(fontsize=9, frameon=False, loc="upper center", ncols=len(names))
+    save_figure(figure, path, {"run": [row["run"] for row in rows], **table})
+
+
 def plot_centrality(scores: np.ndarray, category: np.ndarray, threshold: float, path: Path) -> None:
     """Cosine with the centre of the training images, by category from the least to the most central."""
     means = {name: scores[category == name].mean() for name in np.unique(category)}

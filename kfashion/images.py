@@ -16,7 +16,7 @@ from common.cache import cached_arrays
 from common.files import hash_record
 from kfashion.garments import Excluded
 
-PRINT_VERSION = "1"
+PRINT_VERSION = "2"
 
 ORIENTATION = 0x0112  # EXIF tag
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
@@ -110,7 +110,7 @@ def _print(path: str) -> tuple[bytes, int, bool]:
             image.draft("L", (64, 64))  # a JPEG is decoded small, a quarter of the work
             return digest, perceptual_hash(image), True
     except UNREADABLE:
-        return digest, 0, False
+        return digest, int.from_bytes(digest[:8]), False  # like no other image
 
 
 def in_processes(function: Callable[[Any], Any], inputs: Sequence[Any], num_workers: int) -> Iterator[Any]:

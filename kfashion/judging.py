@@ -1,10 +1,12 @@
 """A run's vectors of the garments it is judged on."""
 
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import nn
 
@@ -12,10 +14,11 @@ from common.errors import UserError
 from common.evaluation import LoadedRun, Split, load_run
 from common.rundir import Run
 from kfashion.data import GarmentData
-from kfashion.records import FIELDS, Codes
+from kfashion.records import FIELDS, Codes, code_keys
 from kfashion.retrieval import Items
 
 ENCODED_AT_ONCE = 4096
+RESULT_FOLDERS = ("checkpoints", "results", "temp_logs")
 
 
 @dataclass
@@ -60,23 +63,28 @@ def judge(run: Run, split: Split, data_dir: str | None, data: GarmentData | None
 
 def view(loaded: LoadedRun, split: Split, network: nn.Module) -> Judged:
     """The garments of a split through any encoder of the run's vocabulary."""
-    data: GarmentData = loaded.data
-    rows = data.datasets[split].index
+    rows = loaded.data.datasets[split].index
     if not len(rows):
         raise UserError(f"split={split}: has no garments; give it a share in data.shares, or take split=val.")
-    records = data.records
-    chosen = torch.from_numpy(rows)
+    return view_rows(loaded, rows, network)
+
+
+def view_rows(loaded: LoadedRun, rows: np.ndarray, network: nn.Module) -> Judged:
+    """The garments of some rows of the data through any encoder of the run's vocabulary."""
+    data: GarmentData = loaded.data
+    records, chosen = data.records, torch.from_numpy(rows)
     codes = {field: records.codes[field][chosen].long() for field in FIELDS}
-    keys, category = records.attr_key[chosen].numpy(), codes["category"].numpy()
-    items = Items(rows, keys, category, records.group[chosen].numpy())
-    names = np.array(["(padding)", "(unknown)", "(none)", *data.vocabulary.tokens["category"]])
-    return Judged(loaded, rows, encode(network, codes, keys), data.vectors[chosen].numpy(), items, names[category])
+    # words, not codes: all words that training lacks have one code
+    category = np.array(pc.fill_null(data.catalogue.items["category"], "(none)").to_pylist())[rows]
+    number = np.unique(category, return_inverse=True)[1]
+    items = Items(rows, records.attr_key[chosen].numpy(), number, records.group[chosen].numpy())
+    return Judged(loaded, rows, encode(network, codes), data.vectors[chosen].numpy(), items, category)
 
 
 @torch.inference_mode()
-def encode(network: nn.Module, codes: Codes, keys: np.ndarray) -> np.ndarray:
-    """(N, 512) float32 vectors of records; equal keys get one and the same vector, to the last bit."""
-    _, first, place = np.unique(keys, return_index=True, return_inverse=True)
+def encode(network: nn.Module, codes: Codes) -> np.ndarray:
+    """(N, 512) float32 vectors of records; equal codes get one and the same vector, to the last bit."""
+    _, first, place = np.unique(code_keys(codes).numpy(), return_index=True, return_inverse=True)
     device = next(network.parameters()).device
     network.eval()
     vectors = [
@@ -113,3 +121,20 @@ def stamped(judged: Judged, split: Split) -> dict:
 def results(output: Path) -> Path:
     """The folder of result files, as the founding requirements name it."""
     return output / "results"
+
+
+def point_latest(output: Path) -> None:
+    """Make `latest/` beside the evaluation lead to its result files, each under the name that the specification gives.
+
+    Files of other analyses stay, so that `latest/results/` holds the newest of each.
+    """
+    latest = output.parent / "latest"
+    for folder in RESULT_FOLDERS:
+        for file in sorted((output / folder).rglob("*")):
+            link = latest / file.relative_to(output)
+            if file.is_dir():
+                link.mkdir(parents=True, exist_ok=True)
+                continue
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(file, link.parent))

@@ -20,7 +20,7 @@ from common.report import format_table
 from common.rundir import Run
 from common.stats import Interval, group_sums, percentile_interval, resample_sums
 from kfashion.figures import plot_centrality
-from kfashion.judging import Judged, judge, one_run, results, stamped
+from kfashion.judging import Judged, judge, one_run, point_latest, results, stamped
 from kfashion.records import MISSING, Codes
 from kfashion.retrieval import NUM_RESAMPLES, Ranking, rank, summarise
 
@@ -88,6 +88,7 @@ def centrality(
         f"n = {valid['n']}); {valid['precision']:.1%} of the anchors are true best sellers.",
         "\n![by category](results/centrality.png)\n",
     ]))  # fmt: skip
+    point_latest(output)
     return summary
 
 
@@ -143,6 +144,7 @@ def query_aware(
         format_table(rows, ["relevant", "queries", "n", *METRICS]),
         "\n## Do anchors find more than the others?\n", *verdicts, "",
     ]))  # fmt: skip
+    point_latest(output)
     return summary
 
 

@@ -86,7 +86,13 @@ class _Ties:
 
 
 def rank(
-    queries: np.ndarray, gallery: np.ndarray, asked: Items, offered: Items, levels: Sequence[Level] = LEVELS
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    asked: Items,
+    offered: Items,
+    levels: Sequence[Level] = LEVELS,
+    others_only: bool = False,
+    distractors: np.ndarray | None = None,
 ) -> dict[Level, Ranking]:
     """Every query against the whole gallery by inner product, at each level of relevance.
 
@@ -96,11 +102,15 @@ def rank(
     Args:
         queries, gallery: (Q, D) and (G, D) float32.
         asked, offered: what the queries and the gallery are.
+        others_only: leave the query's own group out of the gallery at every level.
+        distractors: (G,) bool, items that are only in the way: one that would be relevant to a query, such as a garment
+            of the training split with the same record, is left out of its gallery. None for none.
     """
     parts: dict[Level, list[Ranking]] = {level: [] for level in levels}
     for rows, order, starts in _sorted_blocks(queries, gallery):
         for level in levels:
-            parts[level].append(_judge(asked[rows], offered, level, order, starts))
+            own_group_out = others_only or level == "category"
+            parts[level].append(_judge(asked[rows], offered, level, order, starts, own_group_out, distractors))
     return {level: _joined(each) for level, each in parts.items()}
 
 
@@ -220,12 +230,19 @@ def _blocks(num_queries: int, num_items: int) -> Iterator[slice]:
         yield slice(start, min(start + step, num_queries))
 
 
-def _judge(asked: Items, offered: Items, level: Level, order: np.ndarray, starts: np.ndarray) -> Ranking:
+def _judge(
+    asked: Items, offered: Items, level: Level, order: np.ndarray, starts: np.ndarray, own_group_out: bool,
+    distractors: np.ndarray | None,
+) -> Ranking:  # fmt: skip
     name = {"instance": "item", "attr": "attr_key", "category": "category"}[level]
     relevant = getattr(offered, name)[order] == getattr(asked, name)[:, None]
     valid = None
-    if level == "category":
+    if own_group_out:
         valid = offered.group[order] != asked.group[:, None]
+    if distractors is not None:
+        right = ~(distractors[order] & relevant)
+        valid = right if valid is None else valid & right
+    if valid is not None:
         relevant &= valid
     size = np.full(len(asked), order.shape[1]) if valid is None else valid.sum(1)
     num_relevant = relevant.sum(1)

@@ -1,5 +1,6 @@
 """`analysis=kfashion/augmentation`: records and pictures beside what augmentation makes of them."""
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +13,11 @@ from common.files import plain, write_json, write_text
 from common.report import format_table
 from common.rundir import Run
 from kfashion.augment import RecordAugmentation, mix_vectors
-from kfashion.judging import judge, one_run, results, stamped
+from kfashion.judging import Judged, judge, one_run, point_latest, results, stamped
 from kfashion.records import code_keys
+from kfashion.views import changed as changed_picture
 
+PICTURES = "augmented_pictures"  # folder of the result files
 METHODS = {
     "field_dropout": RecordAugmentation(field_dropout=0.2),
     "synonym": RecordAugmentation(synonym=1.0),
@@ -26,10 +29,10 @@ METHODS = {
 def augmentation(
     runs: list[Run], split: Split, output: Path, data_dir: str | None, num_samples: Annotated[int, Field(ge=1)] = 5
 ) -> dict[str, Any]:
-    """Samples of every kind of augmentation of records, how many records it changed, and what MixUp does to cosines.
+    """Samples of every kind of augmentation, how many records it changed, and what MixUp does to cosines.
 
     Args:
-        num_samples: changed records shown of each kind.
+        num_samples: changed records shown of each kind, and pictures.
 
     Raises:
         UserError: for more than one run.
@@ -52,7 +55,8 @@ def augmentation(
         mixed, _ = mix_vectors(batch.image_embedding, 0.2)
     summary = plain({
         **stamped(judged, split), "changed": changed,
-        "mixup_cosine": (mixed * batch.image_embedding).sum(1).mean().item(), "augmented_samples": samples,
+        "mixup_cosine": (mixed * batch.image_embedding).sum(1).mean().item(),
+        "augmented_samples": samples + _pictures(judged, num_samples, results(output) / PICTURES),
     })  # fmt: skip
     write_json(results(output) / "augmented_samples.json", summary)
     rows = [[each["method"], each["item_id"], _words(each["original"]), _words(each["augmented"])] for each in samples]
@@ -61,7 +65,23 @@ def augmentation(
         *(f"- {name}: changes {share:.1%} of the records" for name, share in changed.items()), "",
         format_table(rows, ["method", "garment", "record", "augmented"]),
     ]))  # fmt: skip
+    point_latest(output)
     return summary
+
+
+def _pictures(judged: Judged, num_samples: int, folder: Path) -> list[dict[str, Any]]:
+    """Writes pictures of garments, each beside a changed view of it; returns the names of the files."""
+    folder.mkdir(parents=True)
+    samples = []
+    for number, (row, name) in enumerate(zip(judged.rows[:num_samples].tolist(), judged.item_id)):
+        picture, key = judged.data.catalogue.crop(row), sha256(name.encode()).digest()
+        original, augmented = f"{number}.jpg", f"{number}_view.jpg"
+        picture.save(folder / original)
+        changed_picture(picture, np.frombuffer(key, np.uint8)).save(folder / augmented)
+        samples.append(
+            {"kind": "image", "method": "view", "item_id": name, "original": original, "augmented": augmented}
+        )
+    return samples
 
 
 def _words(record: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from common.files import plain, write_json, write_text
 from common.report import format_table
 from common.rundir import Run
 from kfashion.augment import emptied
-from kfashion.judging import encode, one_run, stamped, view
+from kfashion.judging import encode, one_run, point_latest, stamped, view
 from kfashion.losses import ContrastiveLoss
 from kfashion.module import AlignmentModule
 from kfashion.networks import OUTPUT_DIM
@@ -61,6 +61,7 @@ def sanity(runs: list[Run], split: Split, output: Path, data_dir: str | None) ->
     write_json(output / "temp_logs" / "sanity_check_results.json", summary)
     rows = [[each["check"], "pass" if each["passed"] else "FAIL", each["measured"]] for each in checks]
     write_text(output / "report.md", f"{format_table(rows, ['check', 'result', 'measured'])}\n{line}\n")
+    point_latest(output)
     return summary
 
 
@@ -142,7 +143,7 @@ def _overfitting(network: nn.Module, batch: RecordBatch) -> list[Check]:
         optimizer.step()
     keys = batch.attr_key.numpy()
     items = Items(keys, keys, keys, keys)
-    found = rank(encode(network, batch.codes, keys), batch.image_embedding.numpy(), items, items, ["attr"])["attr"]
+    found = rank(encode(network, batch.codes), batch.image_embedding.numpy(), items, items, ["attr"])["attr"]
     hit = float(found.metrics["hit_at_1"].mean())
     return [
         _check("the loss falls", losses[-1] < losses[0], losses[-1].item() - losses[0].item()),

@@ -176,7 +176,7 @@ class IvfIndex(ExactIndex):
     def _nearest(self, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         options = faiss.SearchParametersIVF(nprobe=self.cells.nprobe)
         if allowed is not None:
-            options.sel = faiss.IDSelectorBatch(np.flatnonzero(allowed))
+            options.sel = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
         scores, found = self.cells.search(queries, k, params=options)
         short = (found < 0).any(1)  # the cells held fewer than k
         if short.any():

@@ -57,16 +57,33 @@ def test_retrieval_leaves_all_result_files(folder):
     searches = read_json(results / "similarity_search" / "results.json")
     assert searches["timestamp"]
     assert all(len(query["results"]) == 5 for query in searches["queries"])
+    records = [str(query["record"]) for query in searches["queries"]]
+    assert len(set(records)) == len(records)
     assert list((results / "similarity_search").glob("*.png"))
     summary = read_json(output / "summary.json")
     table = summary["models"]["attribute encoder"]["attributes → image"]
     assert set(table) == {"instance", "attr", "category"}
     assert 0 < table["attr"]["hit_at_5"]["chance"] < 1
+    assert set(summary["image_to_image"]) == {"attr", "category"}
+    assert summary["gallery"] == summary["n"]
+    assert (output.parent / "latest" / "results" / "training_summary.json").is_file()
     assert all(row["achieved"] is None for row in summary["targets"])  # drawn data achieve no target
     encoder = load_encoder(output / "checkpoints" / "best_model.pt", encoder=summary["encoder"])
     assert encoder.vocabulary.hash == summary["vocabulary"]
     with pytest.raises(UserError, match="image encoder"):
         load_encoder(output / "checkpoints" / "best_model.pt", encoder="another")
+
+
+def test_distractors_lower_the_chance_and_the_gallery_holds_all_garments(folder):
+    alone, among = (
+        read_json(judged(folder, "retrieval", "split=val", f"analysis.distractors={word}") / "summary.json")
+        for word in ("false", "true")
+    )
+    assert among["gallery"] > among["n"] == alone["n"]
+    for name, own in among["models"].items():
+        own, other = (table["attributes → image"]["attr"]["hit_at_5"] for table in (own, alone["models"][name]))
+        assert own["chance"] < other["chance"]
+        assert own["value"] <= other["value"]
 
 
 def test_the_sanity_check_passes(folder):
@@ -103,3 +120,8 @@ def test_temperatures_are_compared_over_seeds(folder):
     assert [row["value"] for row in report["values"]] == [0.07, 0.1]
     assert report["values"][1]["over_baseline"]["hit_at_5"]["n"] == 2
     assert report["recommended"] in (0.07, 0.1)
+    done = command("evaluate.py", f"run={sweep}", "analysis=kfashion/trend", "split=val", env=env(folder))
+    assert done.code == 0, done.err
+    trend = next(folder.glob("kfashion_trend/2*/results"))
+    assert len(read_json(trend / "trend.json")["runs"]) == 4
+    assert (trend / "trend.png").is_file()

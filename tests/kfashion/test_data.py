@@ -9,7 +9,7 @@ from PIL import Image
 
 from common.errors import ChecksFailed, UserError
 from kfashion.data import FolderData, SyntheticData, TableData
-from kfashion.encoders import EfficientNetLite0, PixelProjection
+from kfashion.encoders import EfficientNetLite0, PixelProjection, fit_projection
 from kfashion.records import RecordBatch, Vocabulary
 from kfashion.split import SPLITS, load_splits
 from tests.kfashion.label_files import example, write
@@ -52,6 +52,32 @@ def test_the_vocabulary_is_that_of_training_only(data):
     assert data.vocabulary == Vocabulary.from_items(train)
     assert data.facts["vocabulary"] == data.vocabulary.hash
     assert data.facts["vocab_sizes"] == data.vocabulary.sizes
+
+
+class Wide(PixelProjection):
+    """600 dimensions, so that a projection is fitted."""
+
+    def __init__(self):
+        super().__init__()
+        self.name = "wide"
+
+    def build(self):
+        weight = np.random.default_rng(0).standard_normal((600, 3 * self.size**2), np.float32)
+        linear = torch.nn.Linear(*weight.shape[::-1], bias=False)
+        linear.weight = torch.nn.Parameter(torch.from_numpy(weight))
+        return torch.nn.Sequential(torch.nn.Flatten(), linear)
+
+
+def test_the_projection_is_fitted_on_training_only(folder):
+    data = synthetic(folder, encoder=Wide())
+    raw = data.encoder.encode(
+        torch.stack([data.encoder.prepare(data.catalogue.crop(n)) for n in range(len(data.split))])
+    )
+    np.testing.assert_allclose(data.projection.mean, raw[data.split == 0].mean(0), atol=1e-5)
+    expected = fit_projection("pca", raw[data.split == 0].numpy(), 0).apply(raw.numpy())
+    held = data.split > 0
+    assert (np.einsum("nd,nd->n", expected, data.vectors.numpy())[~held] > 0.999).all()
+    assert abs(data.projection.mean - raw.mean(0).numpy()).max() > 1e-4
 
 
 def test_no_group_is_in_two_splits_and_no_image_in_two_groups(data):

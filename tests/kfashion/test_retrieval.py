@@ -120,6 +120,26 @@ def test_at_category_level_the_own_group_is_not_in_the_gallery():
     assert np.isnan(found.metrics["mrr"][3])  # nothing to be found
 
 
+def test_without_the_own_group_an_image_does_not_find_itself():
+    labels = items([0, 0, 0, 1], group=[0, 0, 1, 2])
+    vectors = unit(4)
+    found = rank(vectors, vectors, labels, labels, ["attr"], others_only=True)["attr"]
+    assert found.gallery_size.tolist() == [2, 2, 3, 3]
+    assert found.num_relevant.tolist() == [1, 1, 2, 0]
+
+
+def test_distractors_are_in_the_way_and_never_right():
+    # the gallery by falling score: another record, an equal one, then the split's own two
+    offered = items([9, 0, 0, 1])
+    offered = Items(np.array([7, 8, 0, 1]), offered.attr_key, offered.category, offered.group)
+    scores, more = np.array([[4], [3], [2], [1]], np.float32), np.array([True, True, False, False])
+    found = rank(np.ones((2, 1), np.float32), scores, offered[[2, 3]], offered, distractors=more)
+    assert found["attr"].num_relevant.tolist() == [1, 1]
+    assert found["attr"].gallery_size.tolist() == [3, 4]  # the first query's equal record is left out
+    assert found["attr"].metrics["mrr"].tolist() == [1 / 2, 1 / 4]
+    assert found["instance"].metrics["mrr"].tolist() == [1 / 3, 1 / 4]
+
+
 def test_blocks_of_queries_change_nothing(monkeypatch):
     rng = np.random.default_rng(1)
     labels = items(rng.integers(0, 9, 50), rng.integers(0, 3, 50), rng.integers(0, 30, 50))

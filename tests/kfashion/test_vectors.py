@@ -126,6 +126,13 @@ def test_unreadable_images_are_noticed_with_their_prints(catalogue, tmp_path):
     assert prints.readable.tolist() == [False, True]
 
 
+def test_unreadable_images_do_not_look_alike(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_bytes(f"no image {name}".encode())
+    one, other = map(int, image_prints(tmp_path, ["a", "b"], tmp_path / "prints").perceptual)
+    assert (one ^ other).bit_count() > 4
+
+
 def test_a_frozen_encoder_that_changes_is_a_bug(catalogue, tmp_path):
     class Drifting(PixelProjection):
         def encode(self, pixels):

@@ -1,0 +1,1 @@
+"""The recommendation service: catalogue, search and figures of kfashion behind HTTP."""

@@ -10,7 +10,7 @@ const LIVE_KEPT = 120;
 const RETRY_AFTER_MS = 2000;
 const COMMANDS = {
   searches: "python evaluate.py run=latest:kfashion_stage2",
-  tuning: "python train.py -m experiment=kfashion_stage2 sweep=kfashion_tune1",
+  tuning: "python train.py -m experiment=kfashion_stage2 sweep=kfashion_1",
   samples: "python evaluate.py run=latest:kfashion_stage2 analysis=kfashion/augmentation",
   centrality: "python evaluate.py run=latest:kfashion_stage2 analysis=kfashion/centrality",
   kinds: "python evaluate.py run=latest:kfashion_stage2 analysis=kfashion/query_aware",

@@ -11,6 +11,8 @@ from optuna.trial import TrialState
 from common.errors import UserError
 from common.studies import MAX_DEATHS, TooManyFailures, TrialQueue, open_storage, open_study
 
+pytestmark = pytest.mark.slow
+
 SPACE = {"x": FloatDistribution(0, 1), "c": CategoricalDistribution(["a", "b"])}
 HEARTBEAT = 0.1
 

@@ -14,6 +14,8 @@ from kfashion.service.app import Settings, create_app
 from kfashion.service.embedding import Batcher
 from tests.kfashion.service_parts import KEY, NUM_PRODUCTS, application, picture, png, stored
 
+pytestmark = pytest.mark.slow
+
 STYLE, NEW, CUSTOMER = "/api/recommend/style", "/api/recommend/top10_to_new", "/api/recommend/customer_input"
 PRODUCTS = "/api/catalog/new_products"
 ALL = {"similarity_threshold": -1, "top_k": 20}

@@ -48,6 +48,7 @@ def test_twenty_sectors_give_a_network_of_twenty_heads():
     assert load(*TINY, "data.num_sectors=20").facts["num_sectors"] == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -60,6 +61,7 @@ def test_whatever_changes_the_tensors_changes_the_fingerprint(tiny, change):
     assert load(*TINY, change).fingerprint != tiny.fingerprint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same", ["data.batch_size=7", "seed=5", "data.num_workers=0"])
 def test_what_leaves_the_tensors_alone_leaves_the_fingerprint(tiny, same):
     assert load(*TINY, same).fingerprint == tiny.fingerprint

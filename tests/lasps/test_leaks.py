@@ -250,6 +250,7 @@ def test_too_few_sessions_for_a_permutation_cannot_tell():
     assert block_permutation_check(rows, Forecast("any", rows.label, rows.label), 50).passed is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("horizon", [1, 5])
 def test_no_column_of_the_pipeline_knows_the_future(horizon):
     bars = random_bars([700] * 10)

@@ -52,6 +52,7 @@ def test_every_step_trains_for_the_same_number_of_steps_on_as_many_sequences(con
         assert config.data.num_test >= 4000
 
 
+@pytest.mark.slow
 def test_each_step_keeps_what_the_one_before_added(configs):
     added = [
         lambda config: config.module.mining_weight > 0 and len(set(config.data.class_shares.values())) == 1,

@@ -70,13 +70,20 @@ def centrality(
     items = [{"item_id": name, "centrality": float(score), "anchor": bool(anchor)}
              for name, score, anchor in zip(judged.item_id, scores, anchors)]  # fmt: skip
     write_json(folder / "centrality.json", {**summary, "items": items})
+    write_text(output / "report.md", _centrality_report(summary, split, scores, anchors))
+    point_latest(output)
+    return summary
+
+
+def _centrality_report(summary: dict[str, Any], split: Split, scores: np.ndarray, anchors: np.ndarray) -> str:
+    """The centralities as markdown, of (N,) scores and whether each is an anchor's."""
     columns = ("category", "count", "mean", "std", "min", "median", "max", "anchor_share")
     everything = {"category": "all", **summary["all"], "anchor_share": float(anchors.mean())}
     rows = [[row[each] for each in columns] for row in (everything, *summary["by_category"])]
-    valid = summary["validation"]
+    valid, threshold = summary["validation"], summary["anchors"]["threshold"]
     centred = ["The image vectors went through a projection that takes their mean away: what is left of a centre says "
                "little. Take an encoder of 512 dimensions.\n"] * summary["centred"]  # fmt: skip
-    write_text(output / "report.md", "\n".join([
+    return "\n".join([
         f"# Centrality on the {split} split\n",
         "Cosine of each image with the mean of the training images: a proxy of popularity, "
         f"{valid if isinstance(valid, str) else 'held against sales below'}.\n",
@@ -87,9 +94,7 @@ def centrality(
         "" if isinstance(valid, str) else f"\nSpearman with sales {valid['spearman']:.3f} (p {valid['p_value']:.2g}, "
         f"n = {valid['n']}); {valid['precision']:.1%} of the anchors are true best sellers.",
         "\n![by category](results/centrality.png)\n",
-    ]))  # fmt: skip
-    point_latest(output)
-    return summary
+    ])  # fmt: skip
 
 
 def query_aware(

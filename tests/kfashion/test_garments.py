@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kfashion.garments import Excluded, Garment, clean, crop_box, fit_box, parse_label, words
+from kfashion.garments import REASONS, Excluded, Garment, clean, crop_box, fit_box, parse_label, words
 from tests.kfashion.label_files import block, example, raw
 
 
@@ -263,4 +263,6 @@ def test_random_bytes_never_crash_the_reader():
         broken = bytearray(text)
         for _ in range(3):
             broken[rng.randrange(len(broken))] = rng.randrange(32, 127)
-        list(parse_label(bytes(broken), "레트로"))
+        found = list(parse_label(bytes(broken), "레트로"))
+        assert found
+        assert all(isinstance(each, Garment) or each.reason in REASONS for each in found)

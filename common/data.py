@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -100,6 +101,9 @@ class TrunkDataModule(LightningDataModule):
     def in_order(self, dataset: Dataset) -> DataLoader:
         """Batches of all samples, each once."""
         return self._loader(dataset, InOrder(len(dataset), self.batch_size))
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch if device.type == "cpu" else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def _loader(self, dataset: Dataset, sampler: Sampler) -> DataLoader:
         return DataLoader(

@@ -43,6 +43,13 @@ class TrunkModule(LightningModule):
         self.register_buffer("train_loss_sum", torch.zeros((), dtype=torch.float64))
         self.register_buffer("train_samples", torch.zeros((), dtype=torch.float64))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes its hooks here, fifty times a step; nn.Module would look each time what kind of thing it is
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def freeze(self) -> None:
         """Freeze what `trainable` does not name; call before the optimiser exists.
 
@@ -86,9 +93,11 @@ class TrunkModule(LightningModule):
 
         Lightning divides by the accumulation length; in an epoch's last, shorter group the true count is restored.
         """
-        self.train_loss_sum += loss.detach().double() * num_samples
-        self.train_samples += num_samples
+        self.train_loss_sum.add_(loss.detach(), alpha=num_samples)
+        self.train_samples.add_(num_samples)
         accumulate, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        if accumulate == 1:
+            return loss
         group_start = batch_idx - batch_idx % accumulate
         return loss * (accumulate / min(accumulate, batches - group_start))
 

@@ -38,6 +38,11 @@ def command_line(main: Callable[[], Any], prepare: Callable[[list[str]], list[st
         fail_checks(error)
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error))
+    except RuntimeError as error:
+        plugin = re.search(r"Unknown plugin class : '(.+)'", str(error))  # Hydra's words
+        if plugin is None:
+            raise
+        fail(f"{plugin.group(1)}: not installed; docs/sweeps.md says how.")
 
 
 def run_task(function: Callable[[DictConfig], Any], config: DictConfig) -> Any:

@@ -1,5 +1,6 @@
 """Composing and reading configs. Imports nothing heavy: the command line starts with it."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,9 @@ from common.errors import UserError, nearest
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
+
+# our conf/hydra/launcher/ray.yaml replaces the plugin's of that name
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/ray' is validated")
 
 DIRECTIONS = {"min": "minimize", "max": "maximize"}  # Lightning's word, and Optuna's
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from common.config import ROOT, plain_node
@@ -115,6 +116,7 @@ class Run:
             "versions": versions,
             "platform": platform.platform(),
             "command": sys.argv,
+            "choices": group_choices(),
             **details,
         }
         write_json(self.path / "environment.json", record)
@@ -198,6 +200,12 @@ def resolve_run(spec: str, output_dir: Path | str) -> Run:
         f"run={spec}: no finished run below {display(Path(output_dir) / experiment)}.{hint} "
         f"Train one with `python train.py experiment={experiment}`."
     )
+
+
+def group_choices() -> dict[str, str]:
+    """The option of every config group of ours that this process was started with."""
+    chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    return {key: value for key, value in chosen.items() if value is not None and not key.startswith("hydra/")}
 
 
 def flat_config(config: DictConfig, resolve: bool = True) -> dict[str, Any]:

@@ -4,10 +4,14 @@ from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any
 
+import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Transformer
+from omegaconf import DictConfig, open_dict, read_write
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from common.config import initialised, options
 from common.errors import UserError
 
 Space = dict[str, BaseDistribution]
@@ -38,6 +42,35 @@ def parse_space(params: Mapping[str, Any], arguments: Iterable[str]) -> tuple[Sp
         else:
             shared[key] = override.input_line
     return space, shared
+
+
+def read_sweep(words: Iterable[str]) -> tuple[DictConfig, Space, dict[str, str]]:
+    """Of the words of `train.py -m`: the config with Hydra's part, the space, and by key the words all trials share.
+
+    Raises:
+        UserError, HydraException: for a mistake in the words.
+    """
+    words = list(words)
+    _, typed = parse_space({}, words)
+    for key in ("experiment", "sweep"):
+        if key not in typed:
+            raise UserError(f"{key}: which one? There are {', '.join(options(key))}.")
+    with initialised():
+        config = hydra.compose("train", list(typed.values()), return_hydra_config=True)
+    space, shared = parse_space(config.hydra.sweeper.params, words)
+    if not space:
+        raise UserError("sweep: nothing to search; choose a sweep=… or write for example 'optim.lr=1e-3,1e-2'.")
+    return config, space, shared
+
+
+def compose_trial(words: Iterable[str]) -> DictConfig:
+    """The config of one trial, as `train.py` composes it; from then on Hydra knows it as this process's."""
+    with initialised():
+        config = hydra.compose("train", list(words), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with read_write(config), open_dict(config):
+        del config["hydra"]
+    return config
 
 
 def as_words(params: Mapping[str, Any]) -> list[str]:

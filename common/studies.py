@@ -29,7 +29,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError
 
 from common.errors import UserError
-from common.search_space import Space
+from common.search_space import Space, as_words
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=FutureWarning, module="optuna")
@@ -275,6 +275,17 @@ def counted_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         if not (twice or trial.user_attrs.get("surplus") or trial.number in replaced):
             counted.append(trial)
     return counted
+
+
+def print_outcome(study: Study, objectives: Sequence[str]) -> None:
+    """Print how many trials ended how, and the best of them."""
+    states = [trial.state for trial in counted_trials(study.get_trials(deepcopy=False))]
+    counts = [f"{states.count(state)} {state.name.lower()}" for state in TrialState if state in states]
+    print(f"study {study.study_name}: {', '.join(counts)}")
+    for trial in study.best_trials if TrialState.COMPLETE in states else ():
+        values = ", ".join(f"{name} {value:.4g}" for name, value in zip(objectives, trial.values, strict=True))
+        print(f"best: trial {trial.number}, {values}   {' '.join(as_words(trial.params))}")
+    print(f"read it: python evaluate.py study={study.study_name}")
 
 
 class TooManyFailures(Exception):

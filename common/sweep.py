@@ -4,7 +4,7 @@ import os
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from common.config import DIRECTIONS, ROOT
 from common.errors import ChecksFailed, UserError
 from common.rundir import Busy, Run, first_line, flat_config, objectives_of
 from common.search_space import as_words, grid, parse_space
-from common.studies import TooManyFailures, TrialQueue, open_storage, open_study
+from common.studies import TooManyFailures, TrialQueue, open_storage, open_study, print_outcome
 
 # these may differ between the workers of a study: where files lie, what runs them
 FREE = ("hydra", "study", "paths", "run_dir", "trainer", "logger", "callbacks", "parents", "resume")
@@ -67,9 +67,11 @@ class Sweep:
                     self._launch(trials)
             except TooManyFailures as error:
                 self._report_failures(error)
-        self._report()
+        print_outcome(self.study, self.objectives)
 
     def _launch(self, trials: Sequence[Trial]) -> None:
+        for trial in trials:
+            self._take_over(trial)
         jobs = [self._words(trial) for trial in trials]
         try:
             with self.queue.alive(trials):
@@ -81,6 +83,13 @@ class Sweep:
             raise
         for trial, returned in zip(trials, returns, strict=True):
             self._tell(trial.number, returned)
+
+    def _take_over(self, trial: Trial) -> None:
+        """Let a trial that is run again go on from the checkpoint of the run that was given up, where there is one."""
+        given_up = Run(self.folder / str(trial.user_attrs.get("copy_of")))
+        if given_up.last.is_file():
+            with suppress(Busy), given_up.held():  # its process may live, after all
+                given_up.path.rename(self.folder / str(trial.number))
 
     def _words(self, trial: Trial) -> list[str]:
         own = [f"++study='{self.study.study_name}'", f"+trial.number={trial.number}"]
@@ -131,16 +140,6 @@ class Sweep:
         ended = sum(trial.state.is_finished() for trial in self.queue.counted())
         values = " ".join(as_words(self.study.get_trials(deepcopy=False)[number].params))
         print(f"[{ended}/{self.num_trials}] trial {number}: {outcome}   {values}", flush=True)
-
-    def _report(self) -> None:
-        trials = self.queue.counted()
-        states = [trial.state for trial in trials]
-        counts = [f"{states.count(state)} {state.name.lower()}" for state in TrialState if state in states]
-        print(f"study {self.study.study_name}: {', '.join(counts)}")
-        for trial in self.study.best_trials if TrialState.COMPLETE in states else ():
-            values = ", ".join(f"{name} {v:.4g}" for name, v in zip(self.objectives, trial.values, strict=True))
-            print(f"best: trial {trial.number}, {values}   {' '.join(as_words(trial.params))}")
-        print(f"read it: python evaluate.py study={self.study.study_name}")
 
     def _report_failures(self, error: TooManyFailures) -> None:
         reason = error.last.user_attrs.get("error", "unknown")

@@ -15,7 +15,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from common.config import initialised, options
+from common.config import initialised
 from common.errors import UserError, nearest
 from common.files import write_text
 from common.plots import COLORS, GREY, new_figure, save_figure
@@ -25,6 +25,7 @@ from common.stats import mean_spread
 from common.studies import counted_trials, open_storage
 
 SHOWN = 10  # trials in the report; trials.csv has all
+NOT_CHOSEN = ("experiment", "sweep", "pruner")  # groups that a best.yaml leaves as they are
 OF_THE_RUN = ("name", "facts", "trial", "study", "pruner", "objectives")
 
 
@@ -111,16 +112,18 @@ def _importances(study: Study, complete: list[FrozenTrial]) -> dict[str, float]:
 
 def _write_best(trial: FrozenTrial, study: str, names: list[str], folder: Path, output: Path) -> None:
     run = Run(folder / str(trial.number))
-    words = OmegaConf.load(run.path / "overrides.yaml")
-    chosen = dict(word.lstrip("+").split("=", 1) for word in words)
-    groups = {key: value for key, value in chosen.items() if key not in ("experiment", "sweep", "pruner")
-              and value in options(key)}  # fmt: skip
+    typed = dict(word.lstrip("+").split("=", 1) for word in OmegaConf.load(run.path / "overrides.yaml"))
+    # the best of an earlier study says in its name what it is the best of
+    experiment = run.config.name.removesuffix("_best") if typed["experiment"] == "best" else typed["experiment"]
     with initialised():
-        base = hydra.compose("train", [f"experiment={chosen['experiment']}", *map("=".join, groups.items())])
-    settings = _settings(run.config, base, [key for key in chosen if key not in groups])
+        base = hydra.compose("train", [f"experiment={experiment}"], return_hydra_config=True)
+        groups = {key: value for key, value in run.environment["choices"].items()
+                  if key not in NOT_CHOSEN and value != base.hydra.runtime.choices.get(key)}  # fmt: skip
+        base = hydra.compose("train", [f"experiment={experiment}", *map("=".join, groups.items())])
+    settings = _settings(run.config, base, [key for key in typed if key not in groups])
     found = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, trial.values, strict=True))
-    defaults = [chosen["experiment"], *({f"override /{key}": value} for key, value in groups.items()), "_self_"]
-    content = OmegaConf.create({"defaults": defaults, "name": f"{run.config.name}_best"})
+    defaults = [experiment, *({f"override /{key}": value} for key, value in groups.items()), "_self_"]
+    content = OmegaConf.create({"defaults": defaults, "name": f"{experiment}_best"})
     for key, value in settings.items():
         OmegaConf.update(content, key, value, force_add=True)
     head = f"# @package _global_\n# Trial {trial.number} of study {study}: {found}.\n"

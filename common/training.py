@@ -1,6 +1,7 @@
 """One run: a config becomes data and module, takes its parent's weights, is fitted, and leaves a run directory."""
 
 import logging
+import os
 import resource
 import time
 import warnings
@@ -14,6 +15,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from common.checkpoints import AtomicCheckpointIO, load_network
@@ -74,9 +76,16 @@ def _use_requested_threads() -> None:
 
 
 def train_run(
-    config: DictConfig, run: Run, stop: GracefulStop, typed: list[str], data: TrunkDataModule | None = None
-) -> Run:
-    """Train or continue one run in its directory; the directory tells how it ended, however it ends."""
+    config: DictConfig, run: Run, stop: GracefulStop, typed: list[str], data: TrunkDataModule | None = None,
+    reporter: Callback | None = None,
+) -> Run:  # fmt: skip
+    """Train or continue one run in its directory; the directory tells how it ended, however it ends.
+
+    Args:
+        typed: words of the command line, for overrides.yaml.
+        data: to be shared between runs; None makes that of the config.
+        reporter: a callback that tells others of the run, beside those of the config.
+    """
     config = config.copy()
     config.run_dir, config.resume = str(run.path), None
     with run.held():
@@ -87,7 +96,7 @@ def train_run(
             run.write_config(config, typed)
         run.write_status("running")
         try:
-            _fit(config, run, stop, typed, data)
+            _fit(config, run, stop, typed, data, reporter)
         except Stopped:
             run.write_status("interrupted", signal=stop.signal.name)
             log.warning(f"interrupted; continue with `python train.py resume={run}`")
@@ -103,10 +112,13 @@ def train_run(
     return run
 
 
-def _fit(config: DictConfig, run: Run, stop: GracefulStop, typed: list[str], data: TrunkDataModule | None) -> None:
+def _fit(
+    config: DictConfig, run: Run, stop: GracefulStop, typed: list[str], data: TrunkDataModule | None,
+    reporter: Callback | None,
+) -> None:  # fmt: skip
     data = data or instantiate(config.data, _convert_="all")
     data.setup("fit")
-    _check_unchanged(config, data, run)
+    _check_unchanged(data, run)
     add_facts(config, data)
     validate(config)
     parent = None
@@ -118,7 +130,7 @@ def _fit(config: DictConfig, run: Run, stop: GracefulStop, typed: list[str], dat
     if parent is not None:
         parent.weights = load_network(module, parent.checkpoint)
     module.freeze()
-    trainer, recorder = _trainer(config)
+    trainer, recorder = _trainer(config, reporter)
     recorder.stop = stop
     run.write_config(config, typed)
     before = run.environment if run.last.is_file() else {"parent": parent and parent.as_dict()}
@@ -160,7 +172,9 @@ def _new_run(config: DictConfig) -> Run:
     hydra_config = HydraConfig.get() if HydraConfig.initialized() else None
     if hydra_config is not None and hydra_config.mode is RunMode.MULTIRUN:
         return Run(Path(hydra_config.runtime.output_dir))
-    return Run.create(Path(config.paths.output_dir) / config.name)
+    # a trial that another engine starts lies with the others of its study
+    folder = config.name if config.get("study") is None else f"studies/{config.study}"
+    return Run.create(Path(config.paths.output_dir) / folder)
 
 
 def _resumed(directory: str, typed: list[str]) -> tuple[Run, DictConfig]:
@@ -182,16 +196,18 @@ def add_facts(config: DictConfig, data: TrunkDataModule) -> None:
     OmegaConf.update(config, "facts", facts, merge=False, force_add=True)
 
 
-def _check_unchanged(config: DictConfig, data: TrunkDataModule, run: Run) -> None:
-    if "facts" in config and config.facts.fingerprint != data.fingerprint:
+def _check_unchanged(data: TrunkDataModule, run: Run) -> None:
+    begun = run.config.get("facts", {}).get("fingerprint", data.fingerprint)
+    if begun != data.fingerprint:
         raise UserError(
-            f"{run}: the data has changed since the run began (fingerprint {config.facts.fingerprint} then, "
+            f"{run}: the data has changed since the run began (fingerprint {begun} then, "
             f"{data.fingerprint} now); start a new run."
         )
 
 
-def _trainer(config: DictConfig) -> tuple[lightning.Trainer, Recorder]:
+def _trainer(config: DictConfig, reporter: Callback | None = None) -> tuple[lightning.Trainer, Recorder]:
     callbacks = [instantiate(node, _convert_="all") for node in config.callbacks.values()]
+    callbacks += [reporter] if reporter is not None else []
     loggers = [instantiate(node, _convert_="all") for node in config.logger.values()]
     recorder = next(callback for callback in callbacks if isinstance(callback, Recorder))
     if config.get("trial") is not None:
@@ -202,6 +218,9 @@ def _trainer(config: DictConfig) -> tuple[lightning.Trainer, Recorder]:
         config.trainer, callbacks=callbacks, logger=loggers or False, plugins=[AtomicCheckpointIO()],
         default_root_dir=config.run_dir, _convert_="all",
     )  # fmt: skip
+    if not torch.cuda.is_available():
+        # Lightning asks for a check that survives forks; with it, every step of an optimiser looks for a driver on disk
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     return trainer, recorder
 
 

@@ -26,6 +26,11 @@ class TrialReporter(Checkpoint):
     def __init__(self, trial: Trial | None, recorder: Recorder):
         self.trial, self.recorder = trial, recorder
 
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self.trial is not None:  # the epochs of a run that this one continues were told of another trial
+            for epoch, row in enumerate(self.recorder.rows, start=1):
+                self.trial.report(row[self.recorder.monitor], step=epoch)
+
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         prune = False
         if self.trial is not None:

@@ -57,14 +57,18 @@ def test_pruned_trials_look_like_results(tmp_path):
     assert "rror" not in done.err
 
 
-def test_a_stopped_sweep_puts_its_trial_back(tmp_path):
-    assert sweep(tmp_path, "hydra.sweeper.n_trials=2", at="3:SIGTERM").code == 143
+def test_a_stopped_sweep_puts_its_trial_back_and_the_next_goes_on_from_its_checkpoint(tmp_path):
+    assert sweep(tmp_path, "hydra.sweeper.n_trials=2", at="12:SIGTERM").code == 143
     assert [trial.state for trial in trials(tmp_path)] == [TrialState.FAIL, TrialState.WAITING]
+    assert status(tmp_path, 0) == "interrupted"
     assert sweep(tmp_path, "hydra.sweeper.n_trials=2").code == 0
     lost, again, new = trials(tmp_path)
     assert (again.state, new.state) == (TrialState.COMPLETE, TrialState.COMPLETE)
     assert again.params == lost.params
-    assert status(tmp_path, 0) == "interrupted"
+    assert list(again.intermediate_values) == [1, 2, 3]
+    runs = tmp_path / "studies" / "s"
+    assert not (runs / "0").exists()
+    assert (runs / "1" / "run.log").read_text().count("epoch 1/3") == 1
 
 
 def test_a_killed_workers_trial_is_run_again_by_the_next(tmp_path):

@@ -145,9 +145,9 @@ class TrialQueue:
         self.num_trials, self.max_failures, self.heartbeat_s = num_trials, max_failures, heartbeat_s
 
     def fill(self, points: list[dict[str, Any]]) -> None:
-        """Enqueue points by their numbers, less those that are there: what a grid runs."""
+        """Enqueue as many points as there are trials to be, by their numbers, less those that are there: a grid."""
         known = {trial.user_attrs.get("point") for trial in self._trials()}
-        for number, point in enumerate(points):
+        for number, point in enumerate(points[: self.num_trials]):
             if number not in known:
                 self.study.enqueue_trial(point, user_attrs={"point": number})
 

@@ -187,6 +187,17 @@ def test_points_of_a_grid_are_enqueued_once_by_any_number_of_workers(storage):
     assert len(workers[0].counted()) == 2
 
 
+def test_a_grid_that_was_cut_short_goes_on_with_the_rest(storage):
+    points = [{"x": x, "c": "a"} for x in (0.1, 0.2, 0.3)]
+    for total, taken in ((1, points[:1]), (3, points[1:])):
+        worker = queue(storage, num_trials=total)
+        worker.fill(points)
+        trials = worker.take(5)
+        assert [trial.params for trial in trials] == taken
+        finish(worker, trials)
+        assert worker.take(1) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_workers_never_take_the_same_trial(kind, tmp_path, request):

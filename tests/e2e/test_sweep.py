@@ -142,6 +142,31 @@ def test_the_ray_launcher_runs_a_study(tmp_path):
     assert trials(tmp_path)[0].state is TrialState.COMPLETE
 
 
+LASPS = (
+    "data.stocks_per_sector=1", "data.start=2022-01-03", "data.end=2024-06-28", "data.split.val_start=2023-08-01",
+    "data.split.test_start=2024-01-02", "model.hidden_dim=8", "model.num_heads=2", "model.feedforward_dim=8",
+    "model.cnn_channels=[2,2]", "data.view.charts.size=60", "module.min_samples=20",
+)  # fmt: skip
+NANDSEQ = ("data.num_train=96", "data.num_val=32", "data.num_test=48", "data.num_extra=16", "data.seq_len=24")
+SSMO = ("data.num_train=96", "data.num_val=32", "data.num_test=32", "data.batch_size=16")
+
+
+@pytest.mark.parametrize(
+    ("name", "experiment", "words"),
+    [
+        ("lasps_heads", "lasps_phase2", LASPS),
+        ("nandseq_step4", "nandseq_step4", NANDSEQ),
+        ("ssmo_soft", "ssmo_classification", SSMO),
+        ("redheart_units", "redheart_smoke", ()),
+    ],
+)
+def test_the_sweep_of_a_programme_runs_with_nothing_there_before(tmp_path, name, experiment, words):
+    done = command("train.py", f"experiment={experiment}", f"sweep={name}", "study=s", "hydra.sweeper.n_trials=1",
+                   "phase.epochs=1", *words, env={"OUTPUT_DIR": str(tmp_path)})  # fmt: skip
+    assert done.code == 0, done.err
+    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE]
+
+
 def test_the_stock_sweeper_runs_the_same_file(tmp_path):
     done = sweep(tmp_path, "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=1")
     assert done.code == 0, done.err

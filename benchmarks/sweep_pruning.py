@@ -1,6 +1,6 @@
 """Training that pruning saves on the network of nandseq's step 0: the same 18 points to their end, and under ASHA.
 
-    .venv/bin/python benchmarks/sweep_pruning.py [asha|hyperband|median]
+    .venv/bin/python benchmarks/sweep_pruning.py [asha|hyperband|median] [WORDS of the pruned study]
 
 Counts epochs and seconds of fitting. Bar: the same best value with at most half the training.
 """
@@ -25,8 +25,8 @@ WORDS = [
 ]  # fmt: skip
 
 
-def study(folder: str, pruner: str) -> dict:
-    words = [*WORDS, f"pruner={pruner}", f"study={pruner}", f"paths.output_dir={folder}"]
+def study(folder: str, pruner: str, *own: str) -> dict:
+    words = [*WORDS, f"pruner={pruner}", f"study={pruner}", f"paths.output_dir={folder}", *own]
     with mock.patch.object(sys, "argv", ["train.py", *words]):
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     summaries = [read_json(path) for path in Path(folder).glob(f"studies/{pruner}/*/summary.json")]
@@ -36,13 +36,13 @@ def study(folder: str, pruner: str) -> dict:
             "fit_s": round(sum(summary["fit_time_s"] for summary in summaries), 1)}  # fmt: skip
 
 
-def main(pruner: str) -> None:
+def main(pruner: str, *own: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        records = {name: study(folder, name) for name in ("none", pruner)}
+        records = {"none": study(folder, "none"), pruner: study(folder, pruner, *own)}
     whole, pruned = records.values()
     records["ratio"] = {name: round(whole[name] / pruned[name], 2) for name in ("epochs", "fit_s")}
     print(json.dumps(records))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "asha")
+    main(*(sys.argv[1:] or ["asha"]))

@@ -89,7 +89,8 @@ class Sweep:
         given_up = Run(self.folder / str(trial.user_attrs.get("copy_of")))
         if given_up.last.is_file():
             with suppress(Busy), given_up.held():  # its process may live, after all
-                given_up.path.rename(self.folder / str(trial.number))
+                if not given_up.finished:
+                    given_up.path.rename(self.folder / str(trial.number))
 
     def _words(self, trial: Trial) -> list[str]:
         own = [f"++study='{self.study.study_name}'", f"+trial.number={trial.number}"]

@@ -75,8 +75,8 @@ def fail_checks(error: ChecksFailed) -> None:
 
 def prepare_train(words: list[str]) -> list[str]:
     """Without an experiment: print the experiments and leave. With an unknown one: say which is nearest."""
-    if any(word.startswith("-") and word not in ("-m", "--multirun") for word in words):
-        return words  # Hydra's own flags
+    if any(word.startswith(("-", "hydra.searchpath=")) and word not in ("-m", "--multirun") for word in words):
+        return words  # Hydra's own flags, or experiments that lie elsewhere
     chosen = [word.partition("=")[2] for word in words if word.startswith("experiment=")]
     if not chosen and not any(word.startswith("resume=") for word in words):
         print_experiments()

@@ -6,7 +6,7 @@ STAMP := .venv/.stamp
 
 unexport PYTHONDONTWRITEBYTECODE  # importing torch and lightning from bytecode takes a third of the time
 
-.PHONY: help demo test test-fast lint bench dashboard tensorboard clean pins
+.PHONY: help demo test test-fast lint bench types dashboard tensorboard clean pins
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -17,6 +17,8 @@ $(STAMP): constraints.txt
 	@command -v $(UV) >/dev/null || { $(PYTHON) -m venv .boot && .boot/bin/pip -q --disable-pip-version-check install uv 2>/dev/null; }
 	@$(UV) venv -q --clear --python 3.11 .venv
 	@$(UV) pip sync -q --python .venv/bin/python constraints.txt
+	@# for the types of kfashion's service; without npm their tests are skipped
+	@! command -v npm >/dev/null || npm install --silent --no-audit --no-fund --prefix .venv/typescript typescript@5.9.3 || true
 	@touch $@
 
 demo: $(STAMP) ## train lasps 1 → 3 → 2 on the simulated market and print the report
@@ -36,6 +38,10 @@ lint: $(STAMP) ## style and import boundaries
 
 bench: $(STAMP) ## speed and memory against named baselines
 	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(RUN) $$file || exit 1; done
+
+types: $(STAMP) ## TypeScript types of kfashion's service, made and compiled with an example (needs npm)
+	@$(RUN) -m kfashion.service.client_types
+	@.venv/typescript/node_modules/.bin/tsc -p kfashion/service/client
 
 OUTPUTS := $(or $(OUTPUT_DIR),outputs)
 dashboard: $(STAMP) ## studies in the browser, http://127.0.0.1:8080 (STORAGE=… for another than the default)

@@ -56,7 +56,8 @@ def main() -> None:
           f"{base * 1e3:.1f} ms, ratio {own / base:.2f} (bar 1.2)")  # fmt: skip
     begin = time.perf_counter()
     ivf = build_index(identity, ids, vectors, "ivf")
-    print(f"IVF built in {time.perf_counter() - begin:.0f} s: {ivf.cells.nlist} cells, {ivf.cells.nprobe} looked into")
+    elapsed = time.perf_counter() - begin
+    print(f"IVF built in {elapsed:.0f} s: {len(ivf.cells.centres)} cells, {ivf.cells.probes} looked into")
     right, found = exact.search(queries, 10)[0], ivf.search(queries, 10)[0]
     recall = np.mean([np.isin(one, other).mean() for one, other in zip(right, found)])
     one = queries[:1]

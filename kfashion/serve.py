@@ -3,8 +3,10 @@
 python -m kfashion.serve [run=latest:kfashion_stage2] [host=127.0.0.1] [port=8000] [catalog.path=FOLDER] [backend=exact]
 """
 
+import ipaddress
 import os
 import secrets
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -15,6 +17,8 @@ USAGE = """python -m kfashion.serve [WORD=VALUE …]
   run=latest:kfashion_stage2   a run directory, or latest:<experiment>
   host=127.0.0.1               0.0.0.0 for all of the network; put a proxy with TLS before it
   port=8000
+  hosts=                       names, with commas, that clients may call it by; without, those of this machine alone
+                               while it listens there alone, else any
   catalog.path=                folder of label files and images; without, garments of the run's own data
   backend=exact                ivf for more than about 100,000 products
   rate=500                     requests per second and client; 0 for any number
@@ -24,6 +28,8 @@ USAGE = """python -m kfashion.serve [WORD=VALUE …]
 Changes of the catalogue need the header X-API-Key: KFASHION_API_KEY, or the key printed at the start. The catalogue
 lies below <run>/service/. Exit code: 0 stopped by a signal; 2 a mistake: one line says which."""
 NUMBERS = {"port": int, "rate": float}
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+STOPS_WITHIN_S = 3
 
 
 def main(words: list[str] | None = None) -> int:
@@ -50,7 +56,7 @@ def _options(words: list[str]) -> dict[str, Any]:
 
     options: dict[str, Any] = {
         "run": "latest:kfashion_stage2", "host": "127.0.0.1", "port": 8000, "catalog.path": None, "backend": "exact",
-        "rate": 500.0, "paths.output_dir": os.environ.get("OUTPUT_DIR", str(ROOT / "outputs")),
+        "rate": 500.0, "hosts": None, "paths.output_dir": os.environ.get("OUTPUT_DIR", str(ROOT / "outputs")),
         "paths.data_dir": os.environ.get("DATA_DIR"),
     }  # fmt: skip
     for word in words:
@@ -76,31 +82,29 @@ def _serve(options: dict[str, Any]) -> None:
     """Answer at once; the models are loaded meanwhile. Raises UserError for what cannot be loaded or listened on."""
     import logging
     import signal
-    import socket
 
     import uvicorn
 
-    from common.errors import UserError
     from common.rundir import resolve_run
 
     run = resolve_run(options["run"] or "latest:kfashion_stage2", options["paths.output_dir"])
     host, port = options["host"] or "127.0.0.1", options["port"]
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        raise UserError(
-            f"{host}:{port}: cannot listen there ({error.strerror or error}); take another port=."
-        ) from None
-
+    listener = _listener(host, port)
     from kfashion.service.app import Settings, create_app
     from kfashion.service.loading import load_recommender
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    key = os.environ.get("KFASHION_API_KEY") or secrets.token_urlsafe(24)
-    app = create_app(Settings(key, rate=options["rate"]))
+    given = os.environ.get("KFASHION_API_KEY")
+    key = given or secrets.token_urlsafe(24)
+    app = create_app(Settings(key, rate=options["rate"], hosts=_hosts(options["hosts"], listener)))
     app.state.run = run
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, log_config=None, access_log=False, server_header=False,
+            proxy_headers=False,  # a header must not choose whose rate it is counted on
+            timeout_graceful_shutdown=STOPS_WITHIN_S,
+        )
+    )  # fmt: skip
     catalog = None if options["catalog.path"] is None else Path(options["catalog.path"])
     failures: list[Exception] = []
 
@@ -112,7 +116,7 @@ def _serve(options: dict[str, Any]) -> None:
             failures.append(error)
             server.should_exit = True
 
-    if "KFASHION_API_KEY" not in os.environ:
+    if not given:
         print(f"X-API-Key: {key}", flush=True)
     print(f"{run} at http://{host}:{port}/, loading", flush=True)
     threading.Thread(target=load, daemon=True).start()
@@ -123,6 +127,30 @@ def _serve(options: dict[str, Any]) -> None:
         app.state.recommender.close()
     if failures:
         raise failures[0]
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A socket that clients can connect to at once. Raises UserError."""
+    from common.errors import UserError
+
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise UserError(
+            f"{host}:{port}: cannot listen there ({error.strerror or error}); take another port=."
+        ) from None
+    # headers and body are sent one by one: without this, the body waits 40 ms until the headers are acknowledged
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _hosts(names: str | None, listener: socket.socket) -> frozenset[str]:
+    """The names that requests may be addressed to; none for any."""
+    if names is not None:
+        return frozenset(each.strip().lower() for each in names.split(",") if each.strip())
+    address = listener.getsockname()[0]
+    return frozenset([*LOOPBACK, address]) if ipaddress.ip_address(address).is_loopback else frozenset()
 
 
 if __name__ == "__main__":

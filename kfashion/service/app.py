@@ -22,12 +22,13 @@ from kfashion.garments import words
 from kfashion.service import schemas
 from kfashion.service.catalogue import ItemExists, Product, Record, Stored
 from kfashion.service.dashboard import router as dashboard
-from kfashion.service.embedding import NotAnImage, TooManyPixels, decode, jpeg
+from kfashion.service.embedding import NotAnImage, TooManyPixels
 from kfashion.service.guard import Guard, error_response, request_id
 from kfashion.service.recommend import Asked, ItemMissing, Listed, Recommender, UnknownToken, Wanted
 
 VERSION = "1.0.0"
 MOST_FILES = 10
+MOST_TOLD = 20  # mistakes of one request
 TREND, PERSONAL = "internal_trend_analysis", "personalized_customer_recommendation"
 STATUS_CODES = {
     400: "BAD_REQUEST", 401: "UNAUTHORIZED", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE",
@@ -53,18 +54,26 @@ class Settings:
         api_key: that changes of the catalogue must bring.
         max_file_bytes: of one picture.
         max_body_bytes: of one request.
+        max_plain_bytes: of one without files, which is read as a whole before it is checked.
         rate: requests per second and client, on the average of a second; 0 for any number.
+        hosts: names that requests may be addressed to; none for any. Without them a web page whose name is made to
+            point here could read all answers.
     """
 
     api_key: str
     max_file_bytes: int = 10 * 2**20
     max_body_bytes: int = 20 * 2**20
+    max_plain_bytes: int = 2**16
     rate: float = 500
+    hosts: frozenset[str] = frozenset()
 
 
 def create_app(settings: Settings, recommender: Recommender | None = None) -> FastAPI:
     """The application; without a recommender it answers 503 until `app.state.recommender` is set."""
-    app = FastAPI(title="K-Fashion recommendations", version=VERSION, docs_url=None, redoc_url=None, responses=ERRORS)
+    app = FastAPI(
+        title="K-Fashion recommendations", version=VERSION, docs_url=None, redoc_url=None, responses=ERRORS,
+        generate_unique_id_function=lambda route: route.name,
+    )  # fmt: skip
     app.state.settings, app.state.recommender = settings, recommender
     app.include_router(router)
     app.include_router(dashboard)
@@ -262,7 +271,7 @@ async def add_product(
     asked = await service.from_image(raw)
     name = item_id or f"new_{secrets.token_hex(8)}"
     product = Product(name, described, owner=name, metadata=metadata.model_dump(mode="json"))
-    picture = await run_in_threadpool(lambda: jpeg(decode(raw)))
+    picture = await service.embedder.small_jpeg(raw)
     await run_in_threadpool(service.add, Stored(product, asked.vector, picture))
     return _product(product)
 
@@ -439,12 +448,13 @@ def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
                  for each in error.errors())  # fmt: skip
     message = "; ".join(f"{each['where']}: {each['what']}" for each in found)[:1000]
     status = 400 if unread else 422
-    return error_response(request.scope, status, STATUS_CODES[status], message, {"errors": found})
+    return error_response(request.scope, status, STATUS_CODES[status], message, {"errors": found[:MOST_TOLD]})
 
 
 def _known(status: int, code: str, request: Request, error: Exception) -> JSONResponse:
     messages = {
-        NotAnImage: "The file is no picture that can be decoded to its end (JPEG, PNG, WebP, BMP, GIF).",
+        NotAnImage: "The file is no picture that can be decoded to its end (JPEG, PNG, WebP, BMP, GIF), or it is more "
+        "than 100 times as long as wide, or a JPEG of more than 50 scans.",
         TooManyPixels: "The picture has more than 40 million pixels.",
         ItemMissing: f"{error}: no such product.",
         ItemExists: f"{error}: a product of this name is in the catalogue; remove it first, or take another name.",

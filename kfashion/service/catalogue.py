@@ -78,7 +78,7 @@ class ProductStore:
 
     def __init__(self, path: Path, identity: Identity):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.file_lock = path, FileLock(path.with_suffix(".lock"))
+        self.path, self.identity, self.file_lock = path, identity, FileLock(path.with_suffix(".lock"))
         try:
             self.file_lock.acquire(blocking=False)
         except Timeout:
@@ -117,7 +117,7 @@ class ProductStore:
             self.writer.execute("BEGIN IMMEDIATE")
             for each in products:
                 self._insert(each)
-            self.writer.execute("INSERT INTO about VALUES ('filled', 'yes')")
+            self.writer.execute("INSERT OR IGNORE INTO about VALUES ('filled', 'yes')")
 
     def add(self, product: Stored) -> None:
         """Add one product; it is on disk on return.
@@ -163,7 +163,11 @@ class ProductStore:
         """Names, records and (N, 512) vectors of all that may be recommended."""
         rows = self._read("SELECT item_id, record, vector FROM products WHERE is_new ORDER BY number")
         vectors = np.frombuffer(b"".join(row[2] for row in rows), np.float32).reshape(len(rows), OUTPUT_DIM)
-        return [row[0] for row in rows], [json.loads(row[1]) for row in rows], vectors.copy()
+        return [row[0] for row in rows], _read_together([row[1] for row in rows]), vectors
+
+    def new_records(self) -> list[Record]:
+        """The records of all that may be recommended."""
+        return _read_together([record for (record,) in self._read("SELECT record FROM products WHERE is_new")])
 
     def _insert(self, each: Stored) -> None:
         product = each.product
@@ -195,3 +199,8 @@ def _product(row: tuple) -> Product:
 
 def _json(record: Record) -> str:
     return json.dumps(record, ensure_ascii=False)
+
+
+def _read_together(texts: list[str]) -> list[Record]:
+    """Records in JSON, in half the time that they would take one by one."""
+    return json.loads(f"[{','.join(texts)}]")

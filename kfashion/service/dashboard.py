@@ -9,31 +9,56 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 from functools import lru_cache
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from string import Template
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import quote
 
-import pandas as pd
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi import Path as Parameter
 from fastapi.responses import FileResponse, HTMLResponse
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pydantic import BaseModel
+from pydantic import ValidationError
 
-from common.evaluation import Split
-from common.files import plain, read_json, write_json
+from common.errors import UserError
+from common.files import plain, write_json
 from common.rundir import Run, flat_config
-from kfashion.fields import FIELDS
-from kfashion.judging import one_run, point_latest, results
-from kfashion.samples import PICTURES
+from kfashion.service.dashboard_schemas import (
+    ApiMetrics,
+    AugmentationFile,
+    Centrality,
+    Dashboard,
+    EnvironmentFile,
+    Epoch,
+    Found,
+    Hyperparams,
+    Kpi,
+    Problem,
+    Query,
+    QueryAware,
+    RetrievalFile,
+    Sample,
+    Search,
+    SearchFile,
+    Section,
+    StatusFile,
+    SweepFile,
+    Tuning,
+    Vocabulary,
+)
 from kfashion.service.recommend import Recommender
+from kfashion.views import PICTURES
 
+if TYPE_CHECKING:
+    from common.evaluation import Split
+
+T = TypeVar("T")
 PAGE = Path(__file__).parent / "page"
 SCHEMA_VERSION = 1
-ASSETS = {"dashboard.css": "text/css", "dashboard.js": "text/javascript", "charts.js": "text/javascript",
-          "labels.js": "text/javascript", "icon.svg": "image/svg+xml"}  # fmt: skip
+MEDIA = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+ASSETS = {path.name: MEDIA[path.suffix] for path in PAGE.iterdir() if path.suffix in MEDIA}
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'",
@@ -41,113 +66,20 @@ HEADERS = {
 }
 
 
-class Kpi(BaseModel):
-    """Figures of the cards.
+class Reader:
+    """Reads files that may be gone or damaged; `problems` tells of those that could not be read."""
 
-    Attributes:
-        accuracy_source: of accuracies, MRR and similarities: the newest retrieval evaluation, else the epoch that the
-            run keeps; `accuracy_split` says of which split.
-        chance_top_5: what a random order would find.
-    """
+    def __init__(self):
+        self.problems: list[Problem] = []
 
-    total_items: int | None = None
-    categories: dict[str, int] = {}
-    train_split: int | None = None
-    validation_split: int | None = None
-    current_epoch: int | None = None
-    total_epochs: int | None = None
-    progress_percentage: float | None = None
-    current_stage: str | None = None
-    status: str | None = None
-    accuracy_source: Literal["evaluation", "training"] | None = None
-    accuracy_split: Literal["train", "val", "test"] | None = None
-    top_1_accuracy: float | None = None
-    top_5_accuracy: float | None = None
-    mrr: float | None = None
-    positive_similarity_avg: float | None = None
-    negative_similarity_avg: float | None = None
-    embedding_l2_norm: float | None = None
-    chance_top_5: float | None = None
-    ci95_top_5: tuple[float, float] | None = None
-
-
-class Epoch(BaseModel):
-    """One epoch of a stage; `lr` is the rate that it starts with."""
-
-    epoch: int
-    stage: str
-    train_loss: float | None
-    val_loss: float | None
-    lr: float | None
-    l2_norm_mean: float | None
-    l2_norm_std: float | None
-
-
-class Found(BaseModel):
-    """A garment that was found; `image_url` is null where the service has no picture of it."""
-
-    rank: int
-    item_id: str
-    image_url: str | None
-    similarity_score: float
-    relevant: bool
-
-
-class Query(BaseModel):
-    item_id: str
-    image_url: str | None
-    fields: dict[str, str | list[str] | None]
-
-
-class Search(BaseModel):
-    """What one record of the evaluation brought up."""
-
-    query: Query
-    category: str
-    results: list[Found]
-
-
-class Tuning(BaseModel):
-    """The newest report on a study of this experiment; `best_value` is of the first objective."""
-
-    study: str
-    objectives: list[str]
-    n_trials: int
-    best_value: float | None
-    best_params: dict[str, Any]
-    importances: dict[str, float]
-    trials: list[dict[str, Any]]
-
-
-class Hyperparams(BaseModel):
-    current: dict[str, Any]
-    tuning: Tuning | None
-
-
-class Sample(BaseModel):
-    """A record, or the address of a picture, beside what augmentation makes of it."""
-
-    kind: Literal["image", "json"]
-    method: str
-    original: dict[str, str | list[str] | None] | str
-    augmented: dict[str, str | list[str] | None] | str
-
-
-class Dashboard(BaseModel):
-    """All that the page shows; `api_metrics`, `centrality` and `query_aware` as their own files have them."""
-
-    schema_version: int
-    timestamp: str
-    run: str
-    data_source: Literal["real", "synthetic"] | None
-    kpi: Kpi
-    loss_curve: list[Epoch]
-    top_k_images: list[Search]
-    hyperparams: Hyperparams
-    augmented_samples: list[Sample]
-    api_metrics: dict[str, Any] | None
-    centrality: dict[str, Any] | None
-    query_aware: dict[str, Any] | None
+    def __call__(self, section: Section, path: Path | None, parse: Callable[[bytes], T]) -> T | None:
+        """What `parse` makes of the file; None without a path, or if that fails."""
+        try:
+            return None if path is None else parse(path.read_bytes())
+        except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
+            name = "/".join(path.parts[-3:])  # the rest is of this machine
+            self.problems.append(Problem(section=section, reason=f"{name}: {_reason(error)}"))
+            return None
 
 
 def build_dashboard(
@@ -166,25 +98,33 @@ def build_dashboard(
     Raises:
         UserError: if the directory is none of a run.
     """
-    config = _config(run)
+    config, read = _config(run), Reader()
+    facts = config.get("facts", {})
+    environment = read("loss_curve", _expected(run, "environment.json"), EnvironmentFile.model_validate_json)
+    environment = environment or EnvironmentFile()
+    rows = read("loss_curve", _expected(run, "metrics.csv"), _epochs)
     retrieval = newest_evaluation(run, "retrieval")
     return Dashboard(
         schema_version=SCHEMA_VERSION,
         timestamp=datetime.now().astimezone().isoformat(timespec="seconds"),
         run=run.path.name,
-        data_source=config.get("facts", {}).get("data_source"),
-        kpi=_kpi(run, config, retrieval),
-        loss_curve=[row for each in _lineage(run) for row in _curve(each)],
-        top_k_images=_searches(retrieval, pictured),
-        hyperparams=Hyperparams(current=_hyperparams(config), tuning=None if tuning is None else _tuning(tuning)),
-        augmented_samples=_samples(run),
+        git_commit=environment.git_commit,
+        seed=config.get("seed"),
+        data_source=facts.get("data_source"),
+        fingerprint=facts.get("fingerprint"),
+        kpi=_kpi(run, config, rows, retrieval, read),
+        loss_curve=_parent_curve(environment, read) + _curve(config, rows or []),
+        top_k_images=_searches(retrieval, pictured, read),
+        hyperparams=Hyperparams(current=_hyperparams(config), tuning=tuning and _tuning(tuning, read)),
+        augmented_samples=_samples(run, read),
         api_metrics=api_metrics,
-        centrality=_summary(newest_evaluation(run, "centrality")),
-        query_aware=_summary(newest_evaluation(run, "query_aware")),
+        centrality=read("centrality", _summary(run, "centrality"), Centrality.model_validate_json),
+        query_aware=read("query_aware", _summary(run, "query_aware"), QueryAware.model_validate_json),
+        problems=read.problems,
     )
 
 
-def write_dashboard(runs: list[Run], split: Split, output: Path, data_dir: str | None) -> dict[str, Any]:
+def write_dashboard(runs: list[Run], split: "Split", output: Path, data_dir: str | None) -> dict[str, Any]:
     """`analysis=kfashion/dashboard`: the same as a file, results/dashboard.json, without what only a service measures.
 
     Args:
@@ -193,6 +133,8 @@ def write_dashboard(runs: list[Run], split: Split, output: Path, data_dir: str |
     Raises:
         UserError: for more than one run.
     """
+    from kfashion.judging import one_run, point_latest, results  # Lightning, which the service can do without
+
     run = one_run(runs, "dashboard")
     found = build_dashboard(run, run_tuning(run)).model_dump()
     write_json(results(output) / "dashboard.json", found)
@@ -209,9 +151,9 @@ def newest_evaluation(run: Run, name: str) -> Path | None:
 def newest_tuning(output_dir: Path, experiment: str) -> Path | None:
     """The folder of the last report on a study of an experiment; the runs of a study say of which it is."""
     for report in sorted((path.parent for path in output_dir.glob("sweep/*/summary.json")), key=_written, reverse=True):
-        study = output_dir / "studies" / _summary(report)["study"]
-        trial = next(study.glob("*/config.yaml"), None)
-        if trial is not None and _config(Run(trial.parent)).name == experiment:
+        found = Reader()("tuning", report / "summary.json", SweepFile.model_validate_json)
+        trial = found and next((output_dir / "studies" / found.study).glob("*/config.yaml"), None)
+        if trial and _experiment(Run(trial.parent)) == experiment:
             return report
     return None
 
@@ -259,11 +201,12 @@ def asset(name: str) -> FileResponse:
 @router.get("/api/dashboard/kpi", tags=["dashboard"])
 def kpi(request: Request, run: ServedRun) -> Dashboard:
     """All that the dashboard shows; what nobody has measured is null."""
-    tuning = run_tuning(run)
     service: Recommender | None = request.app.state.recommender
-    if service is None:
-        return build_dashboard(run, tuning)
-    return build_dashboard(run, tuning, service.metrics.snapshot(), service.store.find)
+    own = () if service is None else (service.metrics.snapshot(), service.store.find)
+    try:
+        return build_dashboard(run, run_tuning(run), *own)
+    except UserError:
+        raise HTTPException(503, f"The config of the run {run.path.name} cannot be read.") from None
 
 
 @router.get(
@@ -280,49 +223,52 @@ def sample(run: ServedRun, name: Annotated[str, Parameter(pattern=r"^\d{1,4}(_vi
 
 
 @router.get("/api/dashboard/live", tags=["dashboard"])
-def live(service: Service) -> dict[str, Any]:
+def live(service: Service) -> ApiMetrics:
     """What the service has measured of itself alone, for those who ask often."""
-    return service.metrics.snapshot()
+    return ApiMetrics(**service.metrics.snapshot())
 
 
 @router.get("/api/dashboard/vocabulary", tags=["dashboard"])
-def vocabulary(service: Service) -> dict[str, list[str]]:
+def vocabulary(service: Service) -> Vocabulary:
     """The tokens of every field that a search by attributes may name."""
-    tokens = service.encoder.vocabulary.tokens
-    return {field: list(tokens[field]) for field in FIELDS}
+    return Vocabulary(**service.encoder.vocabulary.tokens)
 
 
-def _kpi(run: Run, config: DictConfig, retrieval: Path | None) -> Kpi:
-    rows, facts = _rows(run), config.get("facts", {})
-    sizes, done, planned = facts.get("num_samples", {}), len(rows), config.phase.epochs
+def _kpi(
+    run: Run, config: DictConfig, rows: list[dict[str, float]] | None, retrieval: Path | None, read: Reader
+) -> Kpi:
+    facts, planned = config.get("facts", {}), config.phase.epochs
+    sizes, done = facts.get("num_samples", {}), None if rows is None else len(rows)
+    summary = retrieval and retrieval / "results" / "training_summary.json"
+    judged = read("kpi", summary, RetrievalFile.model_validate_json)
+    status = read("kpi", _expected(run, "status.json"), StatusFile.model_validate_json)
     return Kpi(
         total_items=sum(sizes.values()) if sizes else None,
-        categories=dict(facts.get("categories", {})),
+        categories=dict(facts.get("categories", {})) or None,
         train_split=sizes.get("train"),
         validation_split=sizes.get("val"),
         current_epoch=done,
         total_epochs=planned,
-        progress_percentage=100 * done / planned,
+        progress_percentage=None if done is None else 100 * done / planned,
         current_stage=config.name,
-        status=run.status.get("status"),
+        status=status and status.status,
         embedding_l2_norm=rows[-1].get("val/norm_mean") if rows else None,
-        **(_trained(rows, config) if retrieval is None else _judged(retrieval)),
+        **(_trained(rows or [], config) if judged is None else _judged(judged)),
     )
 
 
-def _judged(retrieval: Path) -> dict[str, Any]:
-    found = read_json(retrieval / "results" / "training_summary.json")
-    top_5 = found["top_5_accuracy"]
+def _judged(found: RetrievalFile) -> dict[str, Any]:
+    top_5 = found.top_5_accuracy
     return {
         "accuracy_source": "evaluation",
-        "accuracy_split": found["split"],
-        "top_1_accuracy": found["top_1_accuracy"]["value"],
-        "top_5_accuracy": top_5["value"],
-        "chance_top_5": top_5["chance"],
-        "ci95_top_5": None if top_5["low"] is None else (top_5["low"], top_5["high"]),
-        "mrr": found["mrr"]["value"],
-        "positive_similarity_avg": found["positive_similarity"],
-        "negative_similarity_avg": found["negative_similarity"],
+        "accuracy_split": found.split,
+        "top_1_accuracy": found.top_1_accuracy.value,
+        "top_5_accuracy": top_5.value,
+        "chance_top_5": top_5.chance,
+        "ci95_top_5": None if None in (top_5.low, top_5.high) else (top_5.low, top_5.high),
+        "mrr": found.mrr.value,
+        "positive_similarity_avg": found.positive_similarity,
+        "negative_similarity_avg": found.negative_similarity,
     }
 
 
@@ -344,16 +290,15 @@ def _trained(rows: list[dict[str, float]], config: DictConfig) -> dict[str, Any]
     }
 
 
-def _lineage(run: Run) -> list[Run]:
-    """The run and, before it, the one whose weights it began with, where that still exists."""
-    path = run.path / "environment.json"
-    parent = (read_json(path).get("parent") if path.is_file() else None) or {}
-    first = Run(parent["run"]) if parent.get("run") else None
-    return [run] if first is None or not (first.path / "config.yaml").is_file() else [first, run]
+def _parent_curve(environment: EnvironmentFile, read: Reader) -> list[Epoch]:
+    """The curve of the run whose weights this one began with, where that still exists."""
+    parent = Run(environment.parent.run) if environment.parent and environment.parent.run else None
+    if parent is None or _experiment(parent) is None:
+        return []
+    return _curve(_config(parent), read("loss_curve", _expected(parent, "metrics.csv"), _epochs) or [])
 
 
-def _curve(run: Run) -> list[Epoch]:
-    config = _config(run)
+def _curve(config: DictConfig, rows: list[dict[str, float]]) -> list[Epoch]:
     schedule, epochs = instantiate(config.phase.schedule), config.phase.epochs
     return [
         Epoch(
@@ -365,46 +310,50 @@ def _curve(run: Run) -> list[Epoch]:
             l2_norm_mean=row.get("val/norm_mean"),
             l2_norm_std=row.get("val/norm_std"),
         )
-        for row in _rows(run)
+        for row in rows
     ]
 
 
-def _rows(run: Run) -> list[dict[str, float]]:
-    """The epochs trained so far: what was measured in each, without cells that are empty or not finite."""
-    path = run.path / "metrics.csv"
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8") as file:
-        table = [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
-    return [{name: value for name, value in row.items() if math.isfinite(value)} for row in table]
+def _epochs(raw: bytes) -> list[dict[str, float]]:
+    """The epochs of metrics.csv: what was measured in each, without cells that are empty or not finite.
+
+    Raises:
+        ValueError, TypeError: if it is no table of numbers by epoch.
+    """
+    cells = csv.DictReader(raw.decode("utf-8").splitlines())
+    table = [{name: float(cell) for name, cell in row.items() if cell} for row in cells]
+    table = [{name: value for name, value in row.items() if math.isfinite(value)} for row in table]
+    if "epoch" not in (cells.fieldnames or ()) or not all("epoch" in row for row in table):
+        raise ValueError("no table of epochs")
+    return table
 
 
-def _searches(retrieval: Path | None, pictured: Callable[[list[str]], Collection[str]]) -> list[Search]:
-    if retrieval is None:
-        return []
-    queries = read_json(retrieval / "results" / "similarity_search" / "results.json")["queries"]
-    found = pictured(sorted({each["item_id"] for query in queries for each in (query, *query["results"])}))
+def _searches(retrieval: Path | None, pictured: Callable[[list[str]], Collection[str]], read: Reader) -> list[Search]:
+    path = retrieval and retrieval / "results" / "similarity_search" / "results.json"
+    table = read("top_k_images", path, SearchFile.model_validate_json)
+    queries = table.queries if table else []
+    found = pictured(sorted({each.item_id for query in queries for each in (query, *query.results)}))
 
     def url(item_id: str) -> str | None:
         return f"/images/{quote(item_id, safe='')}" if item_id in found else None
 
     return [
         Search(
-            query=Query(item_id=each["item_id"], image_url=url(each["item_id"]), fields=each["record"]),
-            category=each["category"],
-            results=[Found(**result, image_url=url(result["item_id"])) for result in each["results"]],
+            query=Query(item_id=each.item_id, image_url=url(each.item_id), fields=each.record),
+            category=each.category,
+            results=[Found(**dict(result), image_url=url(result.item_id)) for result in each.results],
         )
         for each in queries
     ]
 
 
-def _samples(run: Run) -> list[dict[str, Any]]:
-    summary = _summary(newest_evaluation(run, "augmentation")) or {"augmented_samples": []}
-    sides = ("original", "augmented")
+def _samples(run: Run, read: Reader) -> list[Sample]:
+    table = read("augmented_samples", _summary(run, "augmentation"), AugmentationFile.model_validate_json)
     return [
-        each | {side: f"/api/dashboard/samples/{each[side]}" for side in sides if each["kind"] == "image"}
-        for each in summary["augmented_samples"]
-    ]
+        each if each.kind == "json" else each.model_copy(
+            update={side: f"/api/dashboard/samples/{getattr(each, side)}" for side in ("original", "augmented")})
+        for each in (table.augmented_samples if table else [])
+    ]  # fmt: skip
 
 
 def _hyperparams(config: DictConfig) -> dict[str, Any]:
@@ -415,22 +364,44 @@ def _hyperparams(config: DictConfig) -> dict[str, Any]:
     found = {name: values.get(key) for name, key in chosen.items()}
     rest = {key.split(".", 1)[1]: value for key, value in values.items()
             if key.startswith(("model.", "loss.")) and "_target_" not in key and "vocab_sizes" not in key}  # fmt: skip
-    return {name: value for name, value in (found | rest).items() if value is not None}
+    return {name: value for name, value in (found | rest).items() if value not in (None, {})}
 
 
-def _tuning(report: Path) -> Tuning:
-    summary = _summary(report)
-    best = summary["best"][0]
-    trials = plain(pd.read_csv(report / "trials.csv").to_dict("records"))
+def _tuning(report: Path, read: Reader) -> Tuning | None:
+    import pandas as pd  # only a study has such a table
+
+    found = read("tuning", report / "summary.json", SweepFile.model_validate_json)
+    trials = read("tuning", report / "trials.csv", lambda raw: plain(pd.read_csv(BytesIO(raw)).to_dict("records")))
+    if found is None or trials is None:
+        return None
     return Tuning(
-        study=summary["study"],
-        objectives=summary["objectives"],
+        study=found.study,
+        objectives=found.objectives,
         n_trials=len(trials),
-        best_value=best["values"][0],
-        best_params=best["params"],
-        importances=summary["importances"],
+        best_value=found.best[0].values[0],
+        best_params=found.best[0].params,
+        importances=found.importances,
         trials=trials,
     )
+
+
+def _expected(run: Run, name: str) -> Path | None:
+    """A file that a finished run has and a young one may lack."""
+    path = run.path / name
+    return path if run.finished or path.is_file() else None
+
+
+def _summary(run: Run, analysis: str) -> Path | None:
+    folder = newest_evaluation(run, analysis)
+    return folder and folder / "summary.json"
+
+
+def _experiment(run: Run) -> str | None:
+    """The name of its experiment; None where it has no readable config."""
+    try:
+        return _config(run).name
+    except UserError:
+        return None
 
 
 def _config(run: Run) -> DictConfig:
@@ -443,12 +414,12 @@ def _read_config(path: Path, written_ns: int) -> DictConfig:
     return Run(path).config
 
 
-def _summary(folder: Path | None) -> dict[str, Any] | None:
-    """What an analysis wrote, without the paths of this machine."""
-    if folder is None:
-        return None
-    return {name: value for name, value in read_json(folder / "summary.json").items() if name not in ("run", "runs")}
-
-
 def _written(folder: Path) -> float:
     return (folder / "summary.json").stat().st_mtime
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
+    return getattr(error, "strerror", None) or str(error).split("\n")[0] or type(error).__name__

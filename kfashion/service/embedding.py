@@ -18,6 +18,8 @@ from kfashion.images import load_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MOST_PIXELS = 40_000_000
+MOST_ELONGATED = 100  # times as long as wide: in the encoder's square nothing would be left of it
+MOST_SCANS = 50  # of a JPEG, which has ten: each goes over all pixels, and 60 bytes are enough to ask for one more
 DECODED_AT_ONCE = 2  # a picture of 40 million pixels takes 120 MB, twice that with transparency
 EMBEDDED_AT_ONCE = 8
 REMEMBERED = 4096
@@ -25,7 +27,7 @@ Query, Answer = TypeVar("Query"), TypeVar("Answer")
 
 
 class NotAnImage(Exception):
-    """Bytes that no picture can be decoded from."""
+    """Bytes that no picture can be decoded from, or a picture that nobody draws."""
 
 
 class TooManyPixels(Exception):
@@ -123,6 +125,10 @@ class ImageEmbedder:
         self.remembered.put(key, (vector, size))
         return vector, size, False
 
+    async def small_jpeg(self, raw: bytes) -> bytes:
+        """See `jpeg`. Raises as `embed`."""
+        return await asyncio.get_running_loop().run_in_executor(self.decoding, lambda: jpeg(decode(raw)))
+
     def _prepare(self, raw: bytes) -> tuple[Tensor, tuple[int, int]]:
         image = decode(raw)
         return self.encoder.prepare(image), image.size
@@ -137,12 +143,15 @@ def decode(raw: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(raw), formats=FORMATS) as header:
             width, height = header.size
+            scans = raw.count(b"\xff\xda") if header.format in ("JPEG", "MPO") else 1
     except Image.DecompressionBombError:
         raise TooManyPixels from None
     except Exception:  # hostile bytes can make a decoder fail in any way
         raise NotAnImage from None
     if width * height > MOST_PIXELS:
         raise TooManyPixels
+    if scans > MOST_SCANS or max(width, height) > MOST_ELONGATED * min(width, height):
+        raise NotAnImage
     try:
         return load_rgb(io.BytesIO(raw))
     except Exception:

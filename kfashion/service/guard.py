@@ -1,10 +1,11 @@
 """What stands before every request: a number for it, limits of rate and size, a measurement, safe headers."""
 
 import logging
-import secrets
+import random
 import time
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.datastructures import State
 from starlette.exceptions import HTTPException
@@ -17,6 +18,7 @@ from kfashion.service.schemas import ErrorCode, ErrorResponse
 log = logging.getLogger(__name__)
 
 MOST_CLIENTS = 10_000
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
 
 
@@ -53,7 +55,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         begin, status = time.perf_counter(), 0
-        scope["request_id"] = f"req_{int(time.time())}_{secrets.token_hex(4)}"
+        scope["request_id"] = f"req_{int(time.time())}_{random.getrandbits(32):08x}"
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -64,23 +66,26 @@ class Guard:
 
         try:
             refusal = self._refusal(scope)
-            await (refusal or self.app)(scope, self._bounded(receive), sending)
+            await (refusal or self.app)(scope, self._bounded(receive, self._limit(scope)), sending)
         except Exception:
-            log.exception(f"{scope['request_id']} {scope['method']} {scope['path']}")
+            log.exception(f"{scope['request_id']} {scope['method']} {scope['path']!r}")
             message = "Something went wrong here; the log tells more under the request id."
             if not status:
                 await error_response(scope, 500, "INTERNAL", message)(scope, receive, sending)
         finally:
             if self.state.recommender is not None:
                 route = getattr(scope.get("route"), "path", "(none)")
-                self.state.recommender.metrics.request(scope["method"], route, status, time.perf_counter() - begin)
+                method = scope["method"] if scope["method"] in METHODS else "(other)"  # clients may make up any
+                self.state.recommender.metrics.request(method, route, status, time.perf_counter() - begin)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
-        settings = self.state.settings
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > settings.max_body_bytes:
-            message = f"The request has more than {settings.max_body_bytes:,} bytes."
-            return error_response(scope, 413, "PAYLOAD_TOO_LARGE", message)
+        settings, headers = self.state.settings, dict(scope["headers"])
+        if settings.hosts and _host(headers.get(b"host", b"")) not in settings.hosts:
+            message = "The service is not called so; start it with hosts= to give it other names."
+            return error_response(scope, 400, "BAD_REQUEST", message)
+        length, limit = headers.get(b"content-length", b"0"), self._limit(scope)
+        if length.isdigit() and int(length) > limit:
+            return error_response(scope, 413, "PAYLOAD_TOO_LARGE", f"The request has more than {limit:,} bytes.")
         client = scope["client"][0] if scope["client"] else ""
         if settings.rate and not self._admitted(client, settings.rate):
             message = f"More than {settings.rate:g} requests per second; wait a second."
@@ -97,8 +102,13 @@ class Guard:
         self.clients[client] = (max(left - 1, 0) if left >= 1 else left, now)
         return left >= 1
 
-    def _bounded(self, receive: Receive) -> Receive:
-        limit, read = self.state.settings.max_body_bytes, 0
+    def _limit(self, scope: Scope) -> int:
+        kind = dict(scope["headers"]).get(b"content-type", b"")
+        settings = self.state.settings
+        return settings.max_body_bytes if kind.startswith(b"multipart/") else settings.max_plain_bytes
+
+    def _bounded(self, receive: Receive, limit: int) -> Receive:
+        read = 0
 
         async def receiving() -> Message:
             nonlocal read
@@ -109,6 +119,14 @@ class Guard:
             return message
 
         return receiving
+
+
+def _host(header: bytes) -> str | None:
+    """The name in a Host header, without its port."""
+    try:
+        return urlsplit(b"//" + header).hostname.decode("ascii")
+    except (ValueError, AttributeError):
+        return None
 
 
 def _headers(name: str) -> list[tuple[bytes, bytes]]:

@@ -1,11 +1,16 @@
 """A search index that changes while it is searched."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from kfashion.search import Backend, ExactIndex, Identity, build_index
+from common.errors import UserError
+from kfashion.search import Backend, ExactIndex, Identity, IvfIndex, load_cells
+
+log = logging.getLogger(__name__)
 
 Found = list[tuple[str, float]]
 DECIMALS = 6  # of a cosine: the last bits depend on how many queries were multiplied at once
@@ -40,6 +45,7 @@ class LiveIndex:
 
     Args:
         ids, vectors, categories: of the N garments at the start.
+        cells: file of the cells of an approximate index, written if it is not there or does not fit; None for none.
     """
 
     def __init__(
@@ -49,11 +55,13 @@ class LiveIndex:
         vectors: np.ndarray,
         categories: Sequence[str | None],
         backend: Backend = "exact",
+        cells: Path | None = None,
     ):
         self.identity, self.backend = identity, backend
-        kind = backend if len(ids) else "exact"  # there is nothing to make cells of
-        self.base = self._snapshot(ids, vectors, categories, kind)
-        self.recent = self._snapshot([], vectors[:0], [], "exact")
+        approximate = backend == "ivf" and len(ids) > 0  # of nothing no cells can be made
+        index = _ivf_index(identity, ids, vectors, cells) if approximate else ExactIndex(identity, ids, vectors)
+        self.base = _snapshot(index, categories)
+        self.recent = self._small([], vectors[:0], [])
 
     def __len__(self) -> int:
         return int(self.base.alive.sum() + self.recent.alive.sum())
@@ -62,10 +70,8 @@ class LiveIndex:
         """Callers take turns; searches may go on meanwhile."""
         kept = self.recent.alive
         ids, vectors = self.recent.index.ids[kept], self.recent.index.vectors[kept]
-        self.recent = self._snapshot(
-            [*ids.tolist(), item_id], np.vstack([vectors, vector[None]]),
-            [*self.recent.categories[kept].tolist(), category], "exact",
-        )  # fmt: skip
+        categories = [*self.recent.categories[kept].tolist(), category]
+        self.recent = self._small([*ids.tolist(), item_id], np.vstack([vectors, vector[None]]), categories)
 
     def remove(self, item_id: str) -> None:
         """As `add`; what is not there is left."""
@@ -87,8 +93,22 @@ class LiveIndex:
                     found[row] += more
         return [sorted(each, key=lambda pair: (-pair[1], pair[0]))[:count] for each in found]
 
-    def _snapshot(
-        self, ids: Sequence[str], vectors: np.ndarray, categories: Sequence[str | None], backend: Backend
-    ) -> Snapshot:
-        index = build_index(self.identity, ids, vectors, backend)
-        return Snapshot(index, np.array([each or "" for each in categories], np.str_), np.ones(len(ids), bool))
+    def _small(self, ids: Sequence[str], vectors: np.ndarray, categories: Sequence[str | None]) -> Snapshot:
+        return _snapshot(ExactIndex(self.identity, ids, vectors), categories)
+
+
+def _snapshot(index: ExactIndex, categories: Sequence[str | None]) -> Snapshot:
+    return Snapshot(index, np.array([each or "" for each in categories], np.str_), np.ones(len(index), bool))
+
+
+def _ivf_index(identity: Identity, ids: Sequence[str], vectors: np.ndarray, path: Path | None) -> IvfIndex:
+    """With the cells in a file where they fit; else they are found in the vectors and kept in that file."""
+    try:
+        kept = load_cells(path, identity) if path is not None and path.exists() else None
+    except UserError as error:
+        log.warning(f"{error} It is made anew.")
+        kept = None
+    index = IvfIndex(identity, ids, vectors, kept)
+    if path is not None and (kept is None or index.cells.centres is not kept.centres):
+        index.save_cells(path)
+    return index

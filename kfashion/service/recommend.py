@@ -7,9 +7,8 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -20,7 +19,7 @@ from common.errors import nearest
 from kfashion.encoders import OUTPUT_DIM, ImageEncoder
 from kfashion.export import Encoder
 from kfashion.fields import FIELDS, MULTI
-from kfashion.search import Backend, Identity
+from kfashion.search import Backend
 from kfashion.service.catalogue import Product, ProductStore, Record, Stored
 from kfashion.service.embedding import Batcher, ImageEmbedder, Remembered
 from kfashion.service.live_index import LiveIndex
@@ -75,6 +74,42 @@ class ItemMissing(Exception):
     """No product has this name."""
 
 
+class RecordIndex:
+    """The different records of a catalogue, found by their vectors.
+
+    Args:
+        encode: records to vectors of (512,).
+    """
+
+    def __init__(self, encode: Callable[[list[Record]], list[np.ndarray]], store: ProductStore):
+        records = {}
+        self.encode, self.counts = encode, Counter()
+        for each in store.new_records():
+            key = _key(each)
+            self.counts[key] += 1
+            records[key] = each
+        vectors = np.array(encode(list(records.values())) if records else np.empty((0, OUTPUT_DIM)), np.float32)
+        self.index = LiveIndex(store.identity, list(records), vectors, [None] * len(records))
+
+    def add(self, record: Record) -> None:
+        key = _key(record)
+        self.counts[key] += 1
+        if self.counts[key] == 1:
+            self.index.add(key, self.encode([record])[0], None)
+
+    def remove(self, record: Record) -> None:
+        key = _key(record)
+        self.counts[key] -= 1
+        if not self.counts[key]:
+            del self.counts[key]
+            self.index.remove(key)
+
+    def search(self, vector: np.ndarray, count: int) -> list[tuple[Record, float]]:
+        """The nearest to a (512,) vector, with their cosines, best first."""
+        (found,) = self.index.search(vector[None], count, [frozenset()])
+        return [(json.loads(key), score) for key, score in found]
+
+
 class Recommender:
     """The models, the catalogue and the index of it, ready to answer.
 
@@ -89,10 +124,9 @@ class Recommender:
         self.embedder = ImageEmbedder(images, encoder.projection)
         ids, records, vectors = store.new_products()
         categories = [each["category"] for each in records]
-        self.index = LiveIndex(_no_identity(), ids, vectors, categories, backend)
+        self.index = LiveIndex(store.identity, ids, vectors, categories, backend, store.path.with_suffix(".cells"))
         self.tokens = Counter(token for each in records for token in _tokens(each))
-        self.known_records = {_key(each) for each in records}
-        self.records = self._record_index(records)
+        self.records: RecordIndex | None = None
         self.writing = Lock()
         self.record_vectors = Batcher(self._encode, SEARCHED_AT_ONCE)
         self.searches = Batcher(self._search, SEARCHED_AT_ONCE)
@@ -141,10 +175,8 @@ class Recommender:
         return Listed(products, seconds)
 
     async def describe(self, asked: Asked, count: int) -> list[tuple[Record, float]]:
-        """The records nearest to an image's vector, of all that the catalogue has had since the start."""
-        search = partial(self.records.search, asked.vector[None], count, [frozenset()])
-        (found,) = await asyncio.get_running_loop().run_in_executor(None, search)
-        return [(json.loads(key), score) for key, score in found]
+        """The records of the catalogue nearest to an image's vector."""
+        return await asyncio.get_running_loop().run_in_executor(None, self._describe, asked.vector, count)
 
     def add(self, stored: Stored) -> None:
         """Raises ItemExists; on return the product is on disk and is found."""
@@ -152,9 +184,8 @@ class Recommender:
         with self.writing:
             self.store.add(stored)
             self.index.add(product.item_id, stored.vector, product.record["category"])
-            if (key := _key(product.record)) not in self.known_records:
-                self.records.add(key, self._encode([product.record])[0], None)
-                self.known_records.add(key)
+            if self.records is not None:
+                self.records.add(product.record)
             self.tokens.update(_tokens(product.record))
 
     def remove(self, item_id: str) -> None:
@@ -164,7 +195,10 @@ class Recommender:
             if not self.store.remove(item_id):
                 raise ItemMissing(item_id)
             self.index.remove(item_id)
-            self.tokens.subtract(_tokens(found[item_id].record))
+            record = found[item_id].record
+            if self.records is not None:
+                self.records.remove(record)
+            self.tokens.subtract(_tokens(record))
 
     def check_tokens(self, record: Record) -> None:
         """Raises UnknownToken for one that the vocabulary does not have."""
@@ -204,11 +238,11 @@ class Recommender:
         codes = self.encoder.vocabulary.encode(records)
         return list(self.encoder.network({name: each.long() for name, each in codes.items()}).numpy())
 
-    def _record_index(self, records: list[Record]) -> LiveIndex:
-        """The vectors of all different records; their names are the records in JSON."""
-        distinct = {_key(each): each for each in records}
-        vectors = np.array(self._encode(list(distinct.values())) if distinct else np.empty((0, OUTPUT_DIM)), np.float32)
-        return LiveIndex(_no_identity(), list(distinct), vectors, [None] * len(distinct))
+    def _describe(self, vector: np.ndarray, count: int) -> list[tuple[Record, float]]:
+        with self.writing:
+            if self.records is None:  # takes seconds for a large catalogue, and few ask for it
+                self.records = RecordIndex(self._encode, self.store)
+        return self.records.search(vector, count)
 
     def _search(self, queries: list[tuple[Asked, Wanted]]) -> list[list[tuple[Product, float]]]:
         vectors = np.stack([asked.vector for asked, _ in queries])
@@ -242,8 +276,3 @@ def _key(record: Record) -> str:
     """The record in JSON, the tokens of its multi fields sorted."""
     ordered = {name: sorted(record[name] or []) if name in MULTI else record[name] for name in FIELDS}
     return json.dumps(ordered, ensure_ascii=False)
-
-
-def _no_identity() -> Identity:
-    """The store has checked what its vectors belong to."""
-    return Identity("", "", "", "")

@@ -4,7 +4,7 @@ Source: kfashion specification, section 7.
 """
 
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -18,7 +18,7 @@ ErrorCode = Literal[
     "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA", "VALIDATION_ERROR", "RATE_LIMITED", "NOT_READY", "INTERNAL",
 ]  # fmt: skip
 
-ITEM_ID = r"^[^\s/\\?#%&\x00-\x1f\x7f]+$"
+ITEM_ID = r"^[^\s/\\?#%&.\x00-\x1f\x7f][^\s/\\?#%&\x00-\x1f\x7f]*$"
 ItemId = Annotated[str, Field(min_length=1, max_length=128, pattern=ITEM_ID)]
 Token = Annotated[str, Field(min_length=1, max_length=50)]
 TopK = Annotated[int, Field(ge=1, le=20)]
@@ -31,6 +31,22 @@ class Strict(BaseModel):
     """A request; keys that nobody reads are refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class Answer(BaseModel):
+    """A part of a response: every key is there, unknown values are null."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+class Garment(Answer):
+    """The five fields; null or an empty list is unknown."""
+
+    category: str | None
+    style: list[str]
+    silhouette: str | None
+    material: list[str]
+    detail: list[str]
 
 
 class StyleDescription(Strict):
@@ -69,13 +85,15 @@ class StyleRequest(Strict):
 class Metadata(Strict):
     """What the shop knows of a product; null is unknown."""
 
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
     brand: Text | None = None
     price: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)] | None = None
     color: Text | None = None
     launch_date: date | None = None
 
 
-class ResultMetadata(BaseModel):
+class ResultMetadata(Answer):
     brand: str | None
     price: float | None
     color: str | None
@@ -84,19 +102,14 @@ class ResultMetadata(BaseModel):
     business_context: Purpose
 
 
-class Recommendation(BaseModel):
+class Recommendation(Garment):
     item_id: str
-    category: str | None
-    style: list[str]
-    silhouette: str | None
-    material: list[str]
-    detail: list[str]
     similarity_score: Annotated[float, Field(ge=-1, le=1)]
     image_url: str
     metadata: ResultMetadata
 
 
-class InputInfo(BaseModel):
+class InputInfo(Answer):
     """What was asked with; `image_size` is [width, height] as seen, null where no picture was sent."""
 
     input_type: InputType
@@ -107,14 +120,14 @@ class InputInfo(BaseModel):
     business_purpose: Purpose
 
 
-class Performance(BaseModel):
+class Performance(Answer):
     embedding_time_ms: float
     similarity_search_time_ms: float
     total_response_time_ms: float
     cache_hit: bool
 
 
-class RecommendResponse(BaseModel):
+class RecommendResponse(Answer):
     """Recommendations, best first, equal scores by item id."""
 
     status: Literal["success"] = "success"
@@ -124,7 +137,7 @@ class RecommendResponse(BaseModel):
     performance_metrics: Performance
 
 
-class AttributeLift(BaseModel):
+class AttributeLift(Answer):
     """How much more frequent a token is among the results than in the catalogue."""
 
     field: str
@@ -134,14 +147,14 @@ class AttributeLift(BaseModel):
     lift: float
 
 
-class Trend(BaseModel):
+class Trend(Answer):
     category_counts: dict[str, int]
     attribute_lift: list[AttributeLift]
     mean_similarity: float | None
     anchor_source: AnchorSource
 
 
-class ImageRecommendations(BaseModel):
+class ImageRecommendations(Answer):
     input_info: InputInfo
     recommendations: list[Recommendation]
 
@@ -153,18 +166,13 @@ class TrendResponse(RecommendResponse):
     trend: Trend
 
 
-class RecordMatch(BaseModel):
+class RecordMatch(Garment):
     """A record of the catalogue and the cosine of its vector with the image's."""
 
-    category: str | None
-    style: list[str]
-    silhouette: str | None
-    material: list[str]
-    detail: list[str]
     similarity_score: Annotated[float, Field(ge=-1, le=1)]
 
 
-class AttributesResponse(BaseModel):
+class AttributesResponse(Answer):
     """The records nearest to an image: image → attributes."""
 
     status: Literal["success"] = "success"
@@ -174,22 +182,17 @@ class AttributesResponse(BaseModel):
     performance_metrics: Performance
 
 
-class ProductResponse(BaseModel):
+class ProductResponse(Garment):
     """A product of the catalogue."""
 
     item_id: str
-    category: str | None
-    style: list[str]
-    silhouette: str | None
-    material: list[str]
-    detail: list[str]
     image_url: str
     is_new_product: bool
     metadata: Metadata
     created_at: str
 
 
-class ProductPage(BaseModel):
+class ProductPage(Answer):
     status: Literal["success"] = "success"
     total: int
     offset: int
@@ -197,23 +200,23 @@ class ProductPage(BaseModel):
     items: list[ProductResponse]
 
 
-class Removed(BaseModel):
+class Removed(Answer):
     status: Literal["success"] = "success"
     item_id: str
 
 
-class ModelsLoaded(BaseModel):
+class ModelsLoaded(Answer):
     json_encoder: bool
     image_encoder: bool
     index: bool
 
 
-class IndexInfo(BaseModel):
+class IndexInfo(Answer):
     count: int
     backend: str
 
 
-class Health(BaseModel):
+class Health(Answer):
     status: Literal["healthy", "degraded"]
     timestamp: str
     models_loaded: ModelsLoaded
@@ -221,14 +224,25 @@ class Health(BaseModel):
     version: str
 
 
-class Ready(BaseModel):
+class Ready(Answer):
     ready: Literal[True] = True
 
 
-class ErrorResponse(BaseModel):
+class Mistake(Answer):
+    """Where in a request something is wrong, and what."""
+
+    where: str
+    what: str
+
+
+class ErrorDetails(Answer):
+    errors: list[Mistake]
+
+
+class ErrorResponse(Answer):
     status: Literal["error"] = "error"
     error_code: ErrorCode
     error_message: str
-    details: dict[str, Any] | None = None
+    details: ErrorDetails | None = None
     request_id: str
     timestamp: str

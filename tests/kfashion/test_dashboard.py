@@ -6,10 +6,19 @@ import pytest
 from fastapi.testclient import TestClient
 
 from common.errors import UserError
-from common.files import read_json, write_text
+from common.files import read_json, write_json, write_text
 from common.rundir import Run
 from kfashion.service.dashboard import build_dashboard, newest_evaluation, newest_tuning, write_dashboard
-from tests.kfashion.run_parts import HEADER, RECORD, add_evaluation, add_report, add_retrieval, make_run
+from tests.kfashion.run_parts import (
+    CENTRALITY,
+    HEADER,
+    QUERY_AWARE,
+    RECORD,
+    add_evaluation,
+    add_report,
+    add_retrieval,
+    make_run,
+)
 from tests.kfashion.service_parts import VOCABULARY, application
 
 
@@ -42,7 +51,7 @@ def test_an_evaluation_goes_before_the_figures_of_training(tmp_path):
     assert (found.kpi.top_1_accuracy, found.kpi.top_5_accuracy, found.kpi.mrr) == (0.25, 0.5, 0.375)
     assert (found.kpi.chance_top_5, found.kpi.ci95_top_5) == (0.125, (0.25, 0.75))
     assert (found.kpi.positive_similarity_avg, found.kpi.negative_similarity_avg) == (0.6, 0.1)
-    assert found.top_k_images[0].query.fields == RECORD
+    assert found.top_k_images[0].query.fields.model_dump() == RECORD
 
 
 def test_pictures_are_named_only_where_the_service_has_them(tmp_path):
@@ -74,18 +83,86 @@ def test_a_parent_that_is_gone_leaves_the_curve_of_the_run(tmp_path):
 
 def test_the_newest_finished_evaluation_counts(tmp_path):
     run = make_run(tmp_path / "run")
-    add_evaluation(run, "centrality", "2026-01-03_00-00-00", age_s=60, mark="older")
-    add_evaluation(run, "centrality", "2026-01-02_00-00-00", mark="newer")
+    add_evaluation(run, "centrality", "2026-01-03_00-00-00", age_s=60, **{**CENTRALITY, "split": "val"})
+    add_evaluation(run, "centrality", "2026-01-02_00-00-00", **CENTRALITY)
     (run.path / "evaluations" / "2026-01-04_00-00-00_kfashion_centrality").mkdir()  # has not ended
-    assert build_dashboard(run).centrality["mark"] == "newer"
+    assert build_dashboard(run).centrality.split == "test"
     assert newest_evaluation(run, "query_aware") is None
 
 
 def test_paths_of_the_machine_are_not_told(tmp_path):
     run = make_run(tmp_path / "run")
-    add_evaluation(run, "centrality", mean=0.5)
-    add_evaluation(run, "query_aware", sets={})
+    add_evaluation(run, "centrality", **CENTRALITY)
+    add_evaluation(run, "query_aware", **QUERY_AWARE)
+    (add_evaluation(run, "augmentation") / "summary.json").write_text("{")
     assert str(tmp_path) not in build_dashboard(run).model_dump_json()
+
+
+def test_evaluations_of_centrality_and_of_kinds_of_queries_are_told_as_they_are(tmp_path):
+    run = make_run(tmp_path / "run")
+    add_evaluation(run, "centrality", **CENTRALITY)
+    add_evaluation(run, "query_aware", **QUERY_AWARE)
+    found = build_dashboard(run)
+    assert (found.centrality.model_dump(), found.query_aware.model_dump()) == (CENTRALITY, QUERY_AWARE)
+    assert found.problems == []
+
+
+DAMAGE = {
+    "deleted": lambda path: path.unlink(),
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "no text": lambda path: path.write_bytes(b"\xff\x00" * 99),
+    "something else": lambda path: path.write_text("[1, 2]"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_files_that_are_damaged_leave_their_sections_empty_and_are_named(app, damage):
+    run, outputs = app.state.run, app.state.run.path.parents[1]
+    add_retrieval(run)
+    for name in ("centrality", "query_aware", "augmentation"):
+        add_evaluation(run, name, **CENTRALITY)
+    report = add_report(outputs, "study", "kfashion_stage2", 0)
+    write_json(run.path / "summary.json", {})  # it has ended, so its files should be there
+    run.write_status("done")
+    for path in (*run.path.glob("evaluations/**/*.json"), *report.iterdir(), run.path / "status.json",
+                 run.path / "environment.json"):  # fmt: skip
+        damage(path)
+    response = TestClient(app).get("/api/dashboard/kpi")
+    found = response.json()
+    assert response.status_code == 200
+    assert found["centrality"] is found["query_aware"] is found["hyperparams"]["tuning"] is None
+    assert found["top_k_images"] == found["loss_curve"] == found["augmented_samples"] == []
+    assert found["kpi"]["top_5_accuracy"] is found["kpi"]["status"] is None
+    assert {each["section"] for each in found["problems"]} >= {"kpi", "loss_curve"}
+    assert str(run.path) not in response.text
+
+
+@pytest.mark.parametrize("text", ["", "no table", HEADER + "0,2,many\n", HEADER + ",2,3.0\n", HEADER + "0," * 99])
+def test_epochs_that_cannot_be_read_are_unknown_and_not_none(tmp_path, text):
+    found = build_dashboard(make_run(tmp_path / "run", metrics=text))
+    assert found.loss_curve == []
+    assert found.kpi.current_epoch is found.kpi.progress_percentage is None
+    assert [each.section for each in found.problems] == ["loss_curve"]
+
+
+def test_the_reason_names_the_file_and_what_is_wrong_with_it(tmp_path):
+    run = make_run(tmp_path / "run")
+    add_evaluation(run, "centrality", **{**CENTRALITY, "all": {}})
+    add_retrieval(run)
+    (newest_evaluation(run, "retrieval") / "results" / "training_summary.json").unlink()
+    found = build_dashboard(run)
+    assert [(each.section, each.reason) for each in found.problems] == [
+        ("kpi", "2026-01-01_00-00-00_kfashion_retrieval/results/training_summary.json: No such file or directory"),
+        ("centrality", "evaluations/2026-01-01_00-00-00_kfashion_centrality/summary.json: all.count: Field required"),
+    ]
+    assert len(found.top_k_images) == 1  # the other file of the same evaluation is whole
+
+
+def test_a_run_whose_config_is_gone_is_no_failure_of_the_service(app):
+    (app.state.run.path / "config.yaml").unlink()
+    response = TestClient(app).get("/api/dashboard/kpi")
+    assert (response.status_code, response.json()["error_code"]) == (503, "NOT_READY")
 
 
 def test_samples_of_augmentation_are_shown_as_they_were_made(tmp_path):
@@ -158,7 +235,9 @@ def test_the_service_tells_the_record_with_its_own_figures(app):
     assert record["kpi"]["top_5_accuracy"] is None
     assert record["api_metrics"]["recommendation_count"] == 0
     client.post("/api/recommend/style", json={"style_description": {"category": "레트로"}})
-    assert client.get("/api/dashboard/live").json()["recommendation_count"] == 1
+    live = client.get("/api/dashboard/live").json()
+    assert live["recommendation_count"] == 1
+    assert set(live) == set(app.state.recommender.metrics.snapshot())
     tokens = client.get("/api/dashboard/vocabulary").json()
     assert tokens == {field: list(each) for field, each in VOCABULARY.tokens.items()}
 

@@ -197,7 +197,7 @@ def test_descriptions_that_break_a_limit_are_refused(client, body):
 @pytest.mark.parametrize(
     ("body", "status"),
     [(rb'{"style_description":{"style":["\ud800"]}}', 422), (rb'{"style_description":{"\ud800":1}}', 422),
-     (b'{"style_description":{"style":["a"]},"options":{"similarity_threshold":NaN}}', 422), (b"[" * 100_000, 400),
+     (b'{"style_description":{"style":["a"]},"options":{"similarity_threshold":NaN}}', 422), (b"[" * 50_000, 400),
      (b'{"style_description":{"category":' + b"9" * 5000 + b"}}", 400), (b"\xff\xfe{}", 400)],
     ids=["surrogate", "surrogate key", "nan", "deep", "huge number", "not utf-8"],
 )  # fmt: skip

@@ -1,26 +1,30 @@
-"""`analysis=kfashion/retrieval`: how well records find images in the whole gallery, beside chance and rivals."""
+"""How well records find images in the whole gallery, beside chance and rivals.
 
-import csv
+`analysis=kfashion/retrieval` of one run, `analysis=kfashion/seeds` of several seeds put together.
+"""
+
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from common.errors import UserError
 from common.evaluation import Split
 from common.files import plain, write_json, write_text
 from common.plots import plot_intervals
-from common.report import format_table, verdict
 from common.rundir import Run
-from common.stats import Interval
+from common.stats import Interval, mean_spread
 from kfashion.baselines import rivals
 from kfashion.export import save_encoder
 from kfashion.figures import plot_similarities, plot_training, save_grid
-from kfashion.judging import Judged, judge, one_run, point_latest, results, stamped, view_rows
+from kfashion.judging import Judged, epochs_of, judge, one_run, point_latest, results, stamped, view_rows
+from kfashion.report import DIRECTIONS, ENCODER, HEADLINE, UNTRAINED, retrieval_report, seeds_report
 from kfashion.retrieval import (
-    LEVELS,
+    KS,
     Items,
     Ranking,
     embedding_quality,
@@ -30,20 +34,12 @@ from kfashion.retrieval import (
     similarities,
     summarise,
 )
+from kfashion.targets import target_rows
 
-HEADLINE = ("hit_at_1", "hit_at_5", "hit_at_10", "mrr", "map")
-ENCODER, UNTRAINED = "attribute encoder", "untrained encoder"
 STRONGEST = ("ridge", "attribute classifiers")
-DIRECTIONS = ("attributes → image", "image → attributes")
 SHOWN = 5  # images per query in a grid
 ROWS_PER_GRID = 6
 MOST_DRAWN = 100
-TARGETS = (  # what, the metric at the level of equal records, the target
-    ("stage 1, sample: Hit@5", "hit_at_5", 0.70),
-    ("stage 2: Hit@5", "hit_at_5", 0.70),
-    ("stage 3, production: Hit@5", "hit_at_5", 0.90),
-    ("all queries: Recall@10", "recall_at_10", 0.75),
-)
 
 
 def retrieval(
@@ -74,10 +70,7 @@ def retrieval(
     stamp = stamped(judged, split)
     summary = {
         **stamp,
-        "n": len(judged.rows),
-        "gallery": len(offered.rows),
-        "num_records": len(np.unique(judged.items.attr_key)),
-        "num_groups": len(np.unique(judged.items.group)),
+        **_sizes(judged, offered),
         "models": {name: _table(each, judged.items) for name, each in rankings.items()},
         "image_to_image": _image_to_image(judged),
         "differences": {name: _differences(rankings, name, judged.items) for name in (*STRONGEST, UNTRAINED)},
@@ -89,8 +82,8 @@ def retrieval(
         "quality": {"attribute": embedding_quality(judged.attribute), "image": embedding_quality(judged.image)},
         "hubness": hubness(judged.attribute, judged.image),
         "inbatch_16": inbatch_hit(judged, 16),
+        "targets": target_rows(judged, rankings[ENCODER][DIRECTIONS[0]]["attr"]),
     }  # fmt: skip
-    summary["targets"] = _targets(summary)
     summary = plain(summary)
     folder = results(output)
     _figures(judged, summary, positive, negative, folder)
@@ -98,9 +91,82 @@ def retrieval(
     searches = _searches(judged, num_queries, folder / "similarity_search")
     write_json(folder / "similarity_search" / "results.json", {**stamp, "queries": searches})
     save_encoder(output / "checkpoints" / "best_model.pt", judged, {"hit_at_5": _headline(summary)["hit_at_5"]})
-    write_text(output / "report.md", _report(judged, summary, split))
+    write_text(output / "report.md", retrieval_report(judged, summary, split))
     point_latest(output)
     return summary
+
+
+def seeds(runs: list[Run], split: Split, output: Path, data_dir: str | None) -> dict[str, Any]:
+    """Judge runs that differ in their seed alone as one: every metric is the mean over the seeds, query by query.
+
+    The intervals are over groups, as those of one run; how far the seeds lie apart stands beside them. Rivals do not
+    depend on the seed, but for the untrained encoder, which is that of the first run.
+
+    Raises:
+        UserError: for fewer than two runs, two of one seed, or runs that differ in more than that.
+    """
+    judged = _of_seeds(runs, split, data_dir)
+    first = judged[0]
+    alone = [_both(each.attribute, each.image, first.items, len(first.rows)) for each in judged]
+    rankings = {ENCODER: _mean_over_seeds(alone)}
+    for name, (queries, gallery) in _rival_vectors(first).items():
+        rankings[name] = _both(queries, gallery, first.items, len(first.rows))
+    summary = plain({
+        **stamped(first, split),
+        "seed": None,
+        "seeds": [each.loaded.config.seed for each in judged],
+        **_sizes(first, first),
+        "models": {name: _table(each, first.items) for name, each in rankings.items()},
+        "std_over_seeds": _spread(alone),
+        "differences": {name: _differences(rankings, name, first.items) for name in (*STRONGEST, UNTRAINED)},
+        "targets": target_rows(first, rankings[ENCODER][DIRECTIONS[0]]["attr"]),
+    })  # fmt: skip
+    write_json(results(output) / "seeds.json", summary)
+    write_text(output / "report.md", seeds_report(first, summary, split))
+    return summary
+
+
+def _of_seeds(runs: list[Run], split: Split, data_dir: str | None) -> list[Judged]:
+    if len(runs) < 2:
+        raise UserError("analysis=kfashion/seeds puts several runs together; pass run=[DIR,DIR,…], or run=SWEEP.")
+    judged = [judge(runs[0], split, data_dir)]
+    judged += [judge(run, split, data_dir, judged[0].data) for run in runs[1:]]
+    configs = [each.loaded.config for each in judged]
+    for run, config in zip(runs[1:], configs[1:]):
+        for key in ("name", "model", "loss", "optim", "phase", "module", "data.batch_size"):
+            if OmegaConf.select(config, key) != OmegaConf.select(configs[0], key):
+                raise UserError(f"{run}: another {key} than {runs[0]}; pass runs that differ in their seed alone.")
+    found = [config.seed for config in configs]
+    if len(set(found)) < len(found):
+        raise UserError(f"seeds {', '.join(map(str, found))}: one is there twice; pass each once.")
+    return judged
+
+
+def _mean_over_seeds(alone: list[dict[str, dict[str, Ranking]]]) -> dict[str, dict[str, Ranking]]:
+    """Rankings by direction and level whose metrics are the means of those of the seeds, query by query."""
+    return {
+        direction: {
+            level: replace(ranking, metrics={
+                name: np.mean([each[direction][level].metrics[name] for each in alone], 0) for name in ranking.metrics
+            })
+            for level, ranking in levels.items()
+        }
+        for direction, levels in alone[0].items()
+    }  # fmt: skip
+
+
+def _spread(alone: list[dict[str, dict[str, Ranking]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Standard deviation over the seeds, by direction, level and metric."""
+    return {
+        direction: {
+            level: {
+                name: mean_spread([np.nanmean(each[direction][level].metrics[name]) for each in alone])[1]
+                for name in HEADLINE
+            }
+            for level in levels
+        }
+        for direction, levels in alone[0].items()
+    }
 
 
 def inbatch_hit(judged: Judged, size: int, rounds: int = 10) -> dict[str, float]:
@@ -114,6 +180,16 @@ def inbatch_hit(judged: Judged, size: int, rounds: int = 10) -> dict[str, float]
             found = rank(judged.attribute[rows], judged.image[rows], items, items, ["instance"])["instance"]
             hits.append(found.metrics["hit_at_5"].mean())
     return {"batch_size": size, "hit_at_5": float(np.mean(hits)) if hits else np.nan, "chance": 5 / size}
+
+
+def _sizes(judged: Judged, offered: Judged) -> dict[str, Any]:
+    return {
+        "n": len(judged.rows),
+        "gallery": len(offered.rows),
+        "k_beyond_gallery": [k for k in KS if k > len(offered.rows)],
+        "num_records": len(np.unique(judged.items.attr_key)),
+        "num_groups": len(np.unique(judged.items.group)),
+    }
 
 
 def _offered(judged: Judged) -> Judged:
@@ -182,20 +258,9 @@ def _headline(summary: dict[str, Any], level: str = "attr", name: str = ENCODER)
     return summary["models"][name][DIRECTIONS[0]][level]
 
 
-def _targets(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """The targets of the founding requirements; figures of generated data are not entered."""
-    real, rows = summary["data_source"] == "real", []
-    for what, metric, target in TARGETS:
-        value = _headline(summary)[metric]["value"] if real else None
-        rows.append(
-            {"target": what, "wanted": target, "value": value, "achieved": None if value is None else value >= target}
-        )
-    return rows
-
-
 def _figures(judged: Judged, summary: dict[str, Any], positive: np.ndarray, negative: np.ndarray, folder: Path) -> None:
     plot_similarities(positive, negative, folder / "similarities.png")
-    plot_training(_epochs(judged.loaded.run), folder / "training_charts.png")
+    plot_training(epochs_of(judged.loaded.run), folder / "training_charts.png")
     rows = {name: _headline(summary, name=name)["hit_at_5"] for name in summary["models"]}
     if all(row["low"] is not None for row in rows.values()):
         groups = summary["num_groups"]
@@ -209,7 +274,7 @@ def _figures(judged: Judged, summary: dict[str, Any], positive: np.ndarray, nega
 
 
 def _result_files(judged: Judged, summary: dict[str, Any], stamp: dict[str, Any], folder: Path) -> None:
-    epochs = _epochs(judged.loaded.run)
+    epochs = epochs_of(judged.loaded.run)
     write_json(folder / "training_results.json", {**stamp, "epochs": epochs, "evaluation": summary["models"][ENCODER]})
     final = {
         name: {key: row[key] for key in ("value", "low", "high", "chance")} for name, row in _headline(summary).items()
@@ -221,11 +286,6 @@ def _result_files(judged: Judged, summary: dict[str, Any], stamp: dict[str, Any]
         "norm_error": summary["quality"]["attribute"]["norm_error"], "epochs": len(epochs),
         "instance_top_5_accuracy": _headline(summary, "instance")["hit_at_5"],
     })  # fmt: skip
-
-
-def _epochs(run: Run) -> list[dict[str, float]]:
-    with open(run.path / "metrics.csv", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def _searches(judged: Judged, num_queries: int, folder: Path) -> list[dict[str, Any]]:
@@ -257,75 +317,3 @@ def _searches(judged: Judged, num_queries: int, folder: Path) -> list[dict[str, 
             title = f"{shown}: the {SHOWN} images nearest to a record (solid frame: same record)"
             save_grid(grid, folder / f"{number + 1:02d}.png", title)
     return plain(found)
-
-
-def _report(judged: Judged, summary: dict[str, Any], split: Split) -> str:
-    kind = "**synthetic data**" if summary["data_source"] == "synthetic" else "real data"
-    parts = [
-        f"# {judged.loaded.config.name} on the {split} split\n",
-        f"Run `{judged.loaded.run}`, {kind} (fingerprint {summary['fingerprint']}), image encoder "
-        f"{summary['encoder']}. {summary['n']:,} garments, {summary['num_records']:,} different records, "
-        f"{summary['num_groups']:,} groups; every query against all {summary['gallery']:,} garments of the gallery. "
-        "Intervals: 95 %, bootstrap of groups.\n",
-    ]
-    for direction in DIRECTIONS:
-        for level in LEVELS:
-            what = {"instance": "own crop", "attr": "equal record (headline)", "category": "same category"}[level]
-            rows = [_row(name, table[direction][level]) for name, table in summary["models"].items()]
-            rows = [row for row in rows if row]
-            chance = ["chance", *(summary["models"][ENCODER][direction][level][each]["chance"] for each in HEADLINE)]
-            parts += [f"\n## {direction}: {what}\n", format_table([chance, *rows], ["", *HEADLINE])]
-    rows = []
-    for level, table in summary["image_to_image"].items():
-        if table:
-            rows.append([f"{level}, chance", *(table[metric]["chance"] for metric in HEADLINE)])
-            rows.append([f"{level}, image encoder", *(_with_interval(table[metric]) for metric in HEADLINE)])
-    if rows:
-        parts += ["\n## image → image: without the query's group\n", format_table(rows, ["", *HEADLINE])]
-    parts += ["\n## Against rivals, equal records\n"]
-    for rival, table in summary["differences"].items():
-        for direction in DIRECTIONS:
-            each = table[direction]["hit_at_5"]
-            if each is not None:
-                parts.append(f"- {direction}: {verdict(Interval(**each), f'the encoder beats {rival} in Hit@5')}")
-    categories = [
-        [row["category"], row["n"], *(_with_interval(row[name]) for name in HEADLINE), row["hit_at_5"]["chance"]]
-        for row in summary["by_category"]
-    ]
-    batch, similarity = summary["inbatch_16"], summary["similarity"]
-    quality = summary["quality"]["attribute"]
-    return "\n".join([
-        *parts,
-        "\n## By category, equal records\n",
-        format_table(categories, ["category", "n", *HEADLINE, "chance of hit_at_5"]),
-        "\n## Vectors\n",
-        f"Cosine with the own image {similarity['positive_mean']:.3f} ± {similarity['positive_std']:.3f}, with those "
-        f"of other records {similarity['negative_mean']:.3f} ± {similarity['negative_std']:.3f}. Largest error of "
-        f"length {quality['norm_error']:.1e}, effective rank {quality['effective_rank']:.1f}, hubness "
-        f"{_number(summary['hubness'])}.",
-        f"\nIn batches of 16, as the original measured, own crop: Hit@5 {_number(batch['hit_at_5'])} "
-        f"(chance {batch['chance']:.3f}; the original published 0.641). In the whole gallery it is "
-        f"{_headline(summary, 'instance')['hit_at_5']['value']:.3f}.",
-        "\n## Targets\n",
-        format_table([[row["target"], row["wanted"], row["value"],
-                       "not judged: synthetic data" if row["achieved"] is None else "yes" if row["achieved"] else "no"]
-                      for row in summary["targets"]], ["target", "wanted", "value", "achieved"]),
-        "\n![Hit@5](results/hit_at_5.png)\n![similarities](results/similarities.png)\n",
-    ])  # fmt: skip
-
-
-def _row(name: str, table: dict[str, Any]) -> list[Any]:
-    if not table:
-        return []
-    if name != ENCODER:
-        return [name, *(table[metric]["value"] for metric in HEADLINE)]
-    return [name, *(_with_interval(table[metric]) for metric in HEADLINE)]
-
-
-def _with_interval(row: dict[str, Any]) -> str:
-    interval = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
-    return f"{row['value']:.4f}{interval}"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

@@ -17,7 +17,7 @@ from common.report import format_table, verdict
 from common.rundir import Run
 from common.stats import Interval, mean_spread, paired_difference
 from kfashion.figures import plot_trend
-from kfashion.judging import judge, point_latest, results, stamped
+from kfashion.judging import epochs_of, judge, point_latest, results, stamped
 from kfashion.retrieval import embedding_quality, rank, similarities, summarise
 
 METRICS = ("hit_at_1", "hit_at_5", "hit_at_10", "mrr", "map")
@@ -59,7 +59,7 @@ def compare(
 
 
 def trend(runs: list[Run], split: Split, output: Path, data_dir: str | None) -> dict[str, Any]:
-    """Hits, reciprocal rank, cosines and spread of the vectors run by run, in the order in which the runs ended.
+    """Hits, reciprocal rank, cosines, spread of vectors and speed of training, run by run in the order of their ends.
 
     Raises:
         UserError: for runs on different data.
@@ -72,7 +72,8 @@ def trend(runs: list[Run], split: Split, output: Path, data_dir: str | None) -> 
         positive, negative = similarities(judged.attribute, judged.image, judged.items.attr_key)
         rows.append({
             "run": str(run), "ended": run.status["time"], "positive": positive.mean(),
-            "negative": negative.mean(), **embedding_quality(judged.attribute),
+            "negative": negative.mean(), "epochs_to_95": _epochs_to_95(run),
+            **embedding_quality(judged.attribute),
             **{name: row for name, row in summarise(found, judged.items.group, judged.items.category).items()
                if name in TREND},
         })  # fmt: skip
@@ -80,14 +81,21 @@ def trend(runs: list[Run], split: Split, output: Path, data_dir: str | None) -> 
     write_json(results(output) / "trend.json", summary)
     plot_trend(summary["runs"], TREND, results(output) / "trend.png")
     table = [[row["run"], *(row[name]["value"] for name in TREND), row["positive"], row["negative"],
-              row["effective_rank"]] for row in summary["runs"]]  # fmt: skip
+              row["effective_rank"], row["epochs_to_95"]] for row in summary["runs"]]  # fmt: skip
     write_text(output / "report.md", "\n".join([
         f"# {len(rows)} runs on the {split} split\n",
-        format_table(table, ["run", *TREND, "cosine, own", "cosine, others", "effective rank"]),
+        format_table(table, ["run", *TREND, "cosine, own", "cosine, others", "effective rank",
+                             "epochs to 95 %"]),
         "\n![by run](results/trend.png)\n",
     ]))  # fmt: skip
     point_latest(output)
     return summary
+
+
+def _epochs_to_95(run: Run) -> int:
+    """Epochs after which a run first had 95 % of its best Hit@5 of validation."""
+    hits = [row["val/hit_at_5"] for row in epochs_of(run)]
+    return 1 + next(k for k, hit in enumerate(hits) if hit >= 0.95 * max(hits))
 
 
 def _scores(runs: list[Run], split: Split, data_dir: str | None, key: str) -> tuple[dict[Any, dict], dict]:

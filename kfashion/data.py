@@ -30,12 +30,13 @@ from kfashion.split import SPLITS, assign_splits, check_splits, group_images, lo
 from kfashion.synthetic import synthetic_root
 from kfashion.tables import read_table
 from kfashion.vectors import embed, vector_keys
-from kfashion.views import changed, view_keys
+from kfashion.views import View, changed, view_keys
 
 log = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 512
 PROJECTED_VERSION = "1"
+NO_CATEGORY = "(none)"  # in tables by category
 VIEW_STREAM = 11  # of random numbers
 Count = Annotated[int, Field(ge=1)]
 Number = Annotated[int, Field(ge=0)]
@@ -70,9 +71,10 @@ class GarmentData(TrunkDataModule):
         projection: of the vectors of encoders that have more than 512 dimensions, see `fit_projection`.
         shares: of the garments in train, val and test, nearly: groups stay whole. Test may be 0.
         splits: a splits.json to be followed instead of the shares.
-        balanced: whether training draws every category equally often.
+        balanced: whether training draws every category equally often; garments without one count as one.
         n_views: changed pictures of every training garment, see `kfashion.views`; every epoch takes one of them or the
             picture as it is, at random.
+        view: how pictures are changed, see `kfashion.views.changed`.
         embed_batch: pictures per batch of the image encoder.
         data_seed: of the split and the projection; the run's seed leaves them as they are.
 
@@ -89,7 +91,8 @@ class GarmentData(TrunkDataModule):
 
     def __init__(
         self, seed: int, batch_size: int, num_workers: int, cache_dir: str, encoder: ImageEncoder, projection: str,
-        shares: list[float], splits: str | None, balanced: bool, n_views: int, embed_batch: int, data_seed: int,
+        shares: list[float], splits: str | None, balanced: bool, n_views: int, view: View, embed_batch: int,
+        data_seed: int,
     ):  # fmt: skip
         super().__init__(seed, batch_size, num_workers)
         if len(shares) != 3 or abs(sum(shares) - 1) > 1e-6 or min(shares[:2]) <= 0:
@@ -98,7 +101,7 @@ class GarmentData(TrunkDataModule):
             )
         self.cache, self.encoder, self.projection_kind = Path(cache_dir), encoder, projection
         self.shares, self.splits_path, self.balanced = shares, splits, balanced
-        self.n_views, self.embed_batch, self.data_seed = n_views, embed_batch, data_seed
+        self.n_views, self.view_kind, self.embed_batch, self.data_seed = n_views, view, embed_batch, data_seed
         self.datasets: dict[str, GarmentSet] = {}
 
     @abstractmethod
@@ -183,10 +186,12 @@ class GarmentData(TrunkDataModule):
     def _project_views(self, keys: np.ndarray) -> Tensor:
         """(n_views, n, 512), memory-mapped, of the n garments of the training split."""
         train = np.flatnonzero(self.split == 0)
-        stacked = np.concatenate([view_keys(keys[train], view) for view in range(self.n_views)])
-        vectors, row = self._embed(
-            lambda number: changed(self.catalogue.crop(int(train[number % len(train)])), stacked[number]), stacked
-        )
+        stacked = np.concatenate([view_keys(keys[train], view, self.view_kind) for view in range(self.n_views)])
+
+        def picture(number: int) -> Image.Image:
+            return changed(self.catalogue.crop(int(train[number % len(train)])), stacked[number], self.view_kind)
+
+        vectors, row = self._embed(picture, stacked)
 
         def compute() -> dict[str, np.ndarray]:
             return {"vectors": vectors[row] if self.projection is None else self.projection.apply(vectors[row])}
@@ -206,9 +211,9 @@ class GarmentData(TrunkDataModule):
         codes = [self.records.codes[field].numpy() for field in FIELDS]
         groups = [self.records.group.numpy(), self.records.attr_key.numpy()]
         # the keys stand for the vectors, whose last bits depend on the machine
-        vectors = [self._projected_key(keys, keys), self.n_views]
+        vectors = [self._projected_key(keys, keys), self.n_views, *[self.view_kind] * (self.view_kind != "basic")]
         self.fingerprint = hash_record([vectors, self.vocabulary.hash, hash_arrays(*codes, *groups)])
-        categories = pc.value_counts(pc.fill_null(items["category"], "(none)")).to_pylist()
+        categories = pc.value_counts(pc.fill_null(items["category"], NO_CATEGORY)).to_pylist()
         self.facts = {
             "vocab_sizes": self.vocabulary.sizes,
             "vocabulary": self.vocabulary.hash,
@@ -283,9 +288,10 @@ class SyntheticData(GarmentData):
         data_seed: Number,
         num_images: Annotated[int, Field(ge=50)],
         num_designs: Annotated[int, Field(ge=10)],
+        view: View = "basic",
     ):
         super().__init__(
-            seed, batch_size, num_workers, cache_dir, encoder, projection, shares, splits, balanced, n_views,
+            seed, batch_size, num_workers, cache_dir, encoder, projection, shares, splits, balanced, n_views, view,
             embed_batch, data_seed,
         )  # fmt: skip
         self.num_images, self.num_designs = num_images, num_designs
@@ -326,9 +332,10 @@ class FolderData(GarmentData):
         category_source: CategorySource,
         crop_padding: Share,
         extra_fields: list[str],
+        view: View = "basic",
     ):
         super().__init__(
-            seed, batch_size, num_workers, cache_dir, encoder, projection, shares, splits, balanced, n_views,
+            seed, batch_size, num_workers, cache_dir, encoder, projection, shares, splits, balanced, n_views, view,
             embed_batch, data_seed,
         )  # fmt: skip
         self.path, self.data_dir = path, data_dir
@@ -377,9 +384,10 @@ class TableData(GarmentData):
         group_column: str | None,
         values: dict[str, dict[str, str | None]],
         separator: str | None,
+        view: View = "basic",
     ):
         super().__init__(
-            seed, batch_size, num_workers, cache_dir, encoder, projection, shares, splits, balanced, n_views,
+            seed, batch_size, num_workers, cache_dir, encoder, projection, shares, splits, balanced, n_views, view,
             embed_batch, data_seed,
         )  # fmt: skip
         for field in FIELDS:

@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from common.errors import UserError
 from common.files import hash_record
+from kfashion.clip_weights import load_tower
 
 OUTPUT_DIM = 512
 Precision = Literal["fp32", "bf16"]
@@ -150,7 +151,8 @@ class OpenClip(ImageEncoder):
     """The image tower of a CLIP model, its projected vectors.
 
     Args:
-        model: `hf-hub:Marqo/marqo-fashionCLIP`, or `local-dir:FOLDER` with open_clip_config.json and the weights.
+        model: `hf-hub:Marqo/marqo-fashionCLIP`, or `local-dir:FOLDER` of a model in open_clip's layout, or in that of
+            transformers (`kfashion.clip_weights`), as FashionCLIP is published.
     """
 
     def __init__(self, model: str, device: Device = "auto", precision: Precision = "fp32"):
@@ -163,6 +165,9 @@ class OpenClip(ImageEncoder):
 
     @cached_property
     def _loaded(self) -> tuple[nn.Module, object]:
+        folder = Path(self.model.removeprefix("local-dir:"))
+        if (folder / "config.json").is_file() and not (folder / "open_clip_config.json").is_file():
+            return load_tower(folder)
         import open_clip
 
         try:

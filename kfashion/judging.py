@@ -1,5 +1,6 @@
 """A run's vectors of the garments it is judged on."""
 
+import csv
 import os
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +14,7 @@ from torch import nn
 from common.errors import UserError
 from common.evaluation import LoadedRun, Split, load_run
 from common.rundir import Run
-from kfashion.data import GarmentData
+from kfashion.data import NO_CATEGORY, GarmentData
 from kfashion.records import FIELDS, Codes, code_keys
 from kfashion.retrieval import Items
 
@@ -29,7 +30,7 @@ class Judged:
         rows: (n,) numbers of the garments in the data.
         attribute, image: (n, 512) float32 of length 1.
         items: what decides relevance.
-        category: (n,) name of each garment's category.
+        category: (n,) name of each garment's category; NO_CATEGORY for those that have none.
     """
 
     loaded: LoadedRun
@@ -75,8 +76,8 @@ def view_rows(loaded: LoadedRun, rows: np.ndarray, network: nn.Module) -> Judged
     records, chosen = data.records, torch.from_numpy(rows)
     codes = {field: records.codes[field][chosen].long() for field in FIELDS}
     # words, not codes: all words that training lacks have one code
-    category = np.array(pc.fill_null(data.catalogue.items["category"], "(none)").to_pylist())[rows]
-    number = np.unique(category, return_inverse=True)[1]
+    category = np.array(pc.fill_null(data.catalogue.items["category"], NO_CATEGORY).to_pylist())[rows]
+    number = np.where(category == NO_CATEGORY, -1, np.unique(category, return_inverse=True)[1])
     items = Items(rows, records.attr_key[chosen].numpy(), number, records.group[chosen].numpy())
     return Judged(loaded, rows, encode(network, codes), data.vectors[chosen].numpy(), items, category)
 
@@ -99,6 +100,12 @@ def one_run(runs: list[Run], analysis: str) -> Run:
     if len(runs) != 1:
         raise UserError(f"analysis=kfashion/{analysis} judges one run; {len(runs)} given.")
     return runs[0]
+
+
+def epochs_of(run: Run) -> list[dict[str, float]]:
+    """The metrics of every epoch of a run; what an epoch did not measure is left out."""
+    with open(run.path / "metrics.csv", encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def stamped(judged: Judged, split: Split) -> dict:

@@ -51,7 +51,7 @@ class EncoderModule(TrunkModule):
             raise UserError(f"checkpoint of vocabulary {theirs[:12]}, this is {self.vocabulary[:12]}; use its data.")
 
     def record_train_loss(self, loss: Tensor, num_samples: int, batch_idx: int) -> Tensor:
-        self.train_chance_sum.add_(num_samples * math.log(num_samples))
+        self.train_chance_sum.add_(num_samples * math.log(num_samples * self.trainer.world_size))
         return super().record_train_loss(loss, num_samples, batch_idx)
 
     def on_train_epoch_end(self) -> None:
@@ -139,7 +139,8 @@ class AlignmentModule(EncoderModule):
     def _log_losses(self, attribute: Tensor, image: Tensor, keys: Tensor) -> None:
         """The mean loss and its distance from chance, in batches of the size of training."""
         losses = chance = 0.0
-        for rows in torch.arange(len(keys), device=keys.device).split(self.trainer.datamodule.batch_size):
+        size = self.trainer.datamodule.batch_size * self.trainer.world_size
+        for rows in torch.arange(len(keys), device=keys.device).split(size):
             losses += self.loss(attribute[rows], image[rows], keys[rows]).double() * len(rows)
             chance += math.log(len(rows)) * len(rows)
         self.log("val/loss", losses / len(keys))

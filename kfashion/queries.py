@@ -21,11 +21,12 @@ from common.rundir import Run
 from common.stats import Interval, group_sums, percentile_interval, resample_sums
 from kfashion.figures import plot_centrality
 from kfashion.judging import Judged, judge, one_run, point_latest, results, stamped
-from kfashion.records import MISSING, Codes
+from kfashion.query_sets import centrality_scores, most_central, query_sets
+from kfashion.report import targets_table
 from kfashion.retrieval import NUM_RESAMPLES, Ranking, rank, summarise
+from kfashion.targets import target_rows
 
 METRICS = ("hit_at_1", "recall_at_5", "recall_at_10")
-QUALITY_FIELDS = ("style", "material", "detail", "silhouette")
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -108,7 +109,7 @@ def query_aware(
         UserError: for more than one run.
     """
     judged = judge(one_run(runs, "query_aware"), split, data_dir)
-    sets = query_sets(judged, anchor_share)
+    sets = {name: chosen for name, chosen in query_sets(judged, anchor_share).items() if chosen.any()}
     found = rank(judged.attribute, judged.image, judged.items, judged.items, ["instance", "attr"])
     table = {
         level: {name: _scores(ranking, chosen, judged) for name, chosen in sets.items()}
@@ -118,18 +119,12 @@ def query_aware(
         level: {name: contrast(ranking.metrics[name], sets["anchor"], judged.items.group) for name in METRICS}
         for level, ranking in found.items()
     }
-    real = judged.data.data_source == "real"
     summary = plain({
         **stamped(judged, split),
         "sets": {name: int(chosen.sum()) for name, chosen in sets.items()},
         "metrics": table,
         "anchor_less_others": differences,
-        "targets": [
-            {"target": f"{name} queries: Recall@10", "wanted": wanted,
-             "value": (value := table["attr"][key]["recall_at_10"]["value"] if real else None),
-             "achieved": None if value is None else value >= wanted}
-            for name, key, wanted in (("all", "all", 0.75), ("anchor", "anchor", 0.85))
-        ],
+        "targets": target_rows(judged, found["attr"]),
     })  # fmt: skip
     write_json(results(output) / "query_aware.json", summary)
     rows = [
@@ -147,47 +142,10 @@ def query_aware(
         f"# Kinds of queries on the {split} split\n",
         "Every set searches the same gallery. Intervals: 95 %, bootstrap of groups.\n",
         format_table(rows, ["relevant", "queries", "n", *METRICS]),
-        "\n## Do anchors find more than the others?\n", *verdicts, "",
+        "\n## Do anchors find more than the others?\n", *verdicts, *targets_table(summary["targets"]), "",
     ]))  # fmt: skip
     point_latest(output)
     return summary
-
-
-def centrality_scores(judged: Judged) -> np.ndarray:
-    """(n,) cosines with the centre of the training images."""
-    centre = judged.data.vectors.numpy()[judged.data.datasets["train"].index].mean(0, dtype=np.float64)
-    return judged.image @ (centre / np.linalg.norm(centre))
-
-
-def most_central(scores: np.ndarray, item_id: np.ndarray, share: float) -> np.ndarray:
-    """(n,) bool: the floor(share · n) highest, at least one; ties by item_id."""
-    chosen = np.zeros(len(scores), bool)
-    chosen[np.lexsort([item_id, -scores])[: max(1, int(share * len(scores)))]] = True
-    return chosen
-
-
-def query_sets(judged: Judged, anchor_share: float) -> dict[str, np.ndarray]:
-    """(n,) bool by name: which queries belong to each set."""
-    scores, names = centrality_scores(judged), judged.item_id
-    complete = completeness(judged.data.records.codes, judged.rows)
-    _, category, counts = np.unique(judged.category, return_inverse=True, return_counts=True)
-    order = np.random.default_rng(0).permutation(len(category))
-    balanced = np.zeros(len(category), bool)
-    for number in range(len(counts)):
-        balanced[order[category[order] == number][: counts.min()]] = True
-    return {
-        "all": np.ones(len(scores), bool),
-        "anchor": most_central(scores, names, anchor_share),
-        "tail": most_central(-scores, names, 0.5),
-        "high_quality": most_central(complete.astype(float), names, 0.2),
-        "category_balanced": balanced,
-    }
-
-
-def completeness(codes: Codes, rows: np.ndarray) -> np.ndarray:
-    """(n,) 25 points for each of style, material, detail and silhouette that a record has."""
-    first = [codes[field].numpy()[rows].reshape(len(rows), -1)[:, 0] for field in QUALITY_FIELDS]
-    return 25 * sum((each != MISSING).astype(np.int64) for each in first)
 
 
 def contrast(metric: np.ndarray, chosen: np.ndarray, group: np.ndarray) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class Items:
     Attributes:
         item: (N,) int64 number of the garment crop.
         attr_key: (N,) int64, equal where the records are.
-        category: (N,) int64.
+        category: (N,) int64; −1 for none, which is no category that items can have in common.
         group: (N,) int64, equal where the image or the look is.
     """
 
@@ -133,10 +133,12 @@ def summarise(
     """Every metric as the mean over queries, with chance, the mean over categories, and a 95 % interval over groups.
 
     Args:
-        groups, categories: (Q,) of the queries; whole groups are resampled (1,000 times), categories count alike.
+        groups, categories: (Q,) of the queries; whole groups are resampled (1,000 times), categories count alike, and
+            queries without one (−1) only in the mean over queries.
 
     Returns:
-        By name: value, chance, macro, low, high (None with fewer than two groups), n queries with something relevant.
+        By name: value, chance, macro (None where no query has a category), low, high (None with fewer than two
+        groups), n queries with something relevant.
     """
     judged = ranking.num_relevant > 0
     names, count = list(ranking.metrics), int(judged.sum())
@@ -144,19 +146,27 @@ def summarise(
         return {}
     table = np.stack([ranking.metrics[name][judged] for name in names], 1)
     intervals = mean_intervals(table, groups[judged], seed)
-    by_category = group_sums(np.column_stack([table, np.ones(count)]), categories[judged])
-    macro = (by_category[:, :-1] / by_category[:, -1:]).mean(0)
+    macro = _macro(table, categories[judged])
     return {
         name: {
             "value": float(table[:, k].mean()),
             "chance": float(ranking.chance[name][judged].mean()),
-            "macro": float(macro[k]),
+            "macro": None if macro is None else float(macro[k]),
             "low": None if intervals is None else intervals[k].low,
             "high": None if intervals is None else intervals[k].high,
             "n": count,
         }
         for k, name in enumerate(names)
     }
+
+
+def _macro(table: np.ndarray, categories: np.ndarray) -> np.ndarray | None:
+    """(M,) means over the categories of the means of (n, M) rows in each."""
+    named = categories >= 0
+    if not named.any():
+        return None
+    sums = group_sums(np.column_stack([table, np.ones(len(table))])[named], categories[named])
+    return (sums[:, :-1] / sums[:, -1:]).mean(0)
 
 
 def mean_intervals(table: np.ndarray, groups: np.ndarray, seed: int = 0) -> list[Interval] | None:
@@ -236,6 +246,8 @@ def _judge(
 ) -> Ranking:  # fmt: skip
     name = {"instance": "item", "attr": "attr_key", "category": "category"}[level]
     relevant = getattr(offered, name)[order] == getattr(asked, name)[:, None]
+    if level == "category":
+        relevant &= asked.category[:, None] >= 0
     valid = None
     if own_group_out:
         valid = offered.group[order] != asked.group[:, None]

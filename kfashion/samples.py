@@ -1,8 +1,9 @@
 """`analysis=kfashion/augmentation`: records and pictures beside what augmentation makes of them."""
 
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ from common.rundir import Run
 from kfashion.augment import RecordAugmentation, mix_vectors
 from kfashion.judging import Judged, judge, one_run, point_latest, results, stamped
 from kfashion.records import code_keys
+from kfashion.views import PICTURES, View
 from kfashion.views import changed as changed_picture
 
-PICTURES = "augmented_pictures"  # folder of the result files
 METHODS = {
     "field_dropout": RecordAugmentation(field_dropout=0.2),
     "synonym": RecordAugmentation(synonym=1.0),
@@ -73,13 +74,15 @@ def _pictures(judged: Judged, num_samples: int, folder: Path) -> list[dict[str, 
     """Writes pictures of garments, each beside a changed view of it; returns the names of the files."""
     folder.mkdir(parents=True)
     samples = []
-    for number, (row, name) in enumerate(zip(judged.rows[:num_samples].tolist(), judged.item_id)):
-        picture, key = judged.data.catalogue.crop(row), sha256(name.encode()).digest()
+    shown = list(zip(judged.rows[:num_samples].tolist(), judged.item_id))
+    for number, (kind, (row, name)) in enumerate(product(get_args(View), shown)):
+        picture, key = judged.data.catalogue.crop(row), np.frombuffer(sha256(name.encode()).digest(), np.uint8)
         original, augmented = f"{number}.jpg", f"{number}_view.jpg"
         picture.save(folder / original)
-        changed_picture(picture, np.frombuffer(key, np.uint8)).save(folder / augmented)
+        changed_picture(picture, key, kind).save(folder / augmented)
+        method = "view" if kind == "basic" else kind
         samples.append(
-            {"kind": "image", "method": "view", "item_id": name, "original": original, "augmented": augmented}
+            {"kind": "image", "method": method, "item_id": name, "original": original, "augmented": augmented}
         )
     return samples
 

@@ -4,12 +4,14 @@ import csv
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from common.errors import UserError
 from common.files import read_json
-from common.rundir import resolve_run
+from common.rundir import Run, resolve_run
 from kfashion.export import load_encoder
-from tests.processes import command
+from tests.processes import ROOT, command
 
 pytestmark = pytest.mark.slow
 SMALL = ["data.num_images=160", "data.num_designs=30", "encoder@data.encoder=kfashion/pixels", "phase.epochs=2"]
@@ -102,6 +104,12 @@ def test_kinds_of_queries_and_centrality_are_judged_without_failing(folder):
     assert central["validation"] == "not validated: no sales"
 
 
+def test_the_dashboard_can_read_what_the_evaluations_wrote(folder):
+    found = read_json(judged(folder, "dashboard") / "results" / "dashboard.json")
+    assert found["problems"] == []
+    assert found["kpi"]["total_items"] > 0
+
+
 def test_more_than_a_hundred_samples_are_refused(folder):
     words = ["run=latest:kfashion_stage2", "analysis=kfashion/retrieval", "analysis.num_queries=101", "split=val"]
     done = command("evaluate.py", *words, env=env(folder))
@@ -109,19 +117,74 @@ def test_more_than_a_hundred_samples_are_refused(folder):
     assert "num_queries" in done.err
 
 
-def test_temperatures_are_compared_over_seeds(folder):
+@pytest.fixture(scope="module")
+def sweep(folder):
+    """Runs of two temperatures with two seeds each, all of one temperature first."""
     words = ["init_from=null", "loss.temperature=0.07,0.1", "seed=0,1"]
     done = command("train.py", "-m", "experiment=kfashion_stage2", *SMALL, *words, env=env(folder))
     assert done.code == 0, done.err
-    sweep = next((folder / "kfashion_stage2").glob("*-sweep"))
-    done = command("evaluate.py", f"run={sweep}", "analysis=kfashion/temperature", "split=val", env=env(folder))
+    return next((folder / "kfashion_stage2").glob("*-sweep"))
+
+
+def compared(folder, analysis, runs, file):
+    """A result file of an analysis of several runs."""
+    done = command("evaluate.py", f"run={runs}", f"analysis=kfashion/{analysis}", "split=val", env=env(folder))
     assert done.code == 0, done.err
-    report = read_json(next(folder.glob("kfashion_temperature/*/results/temperature_report.json")))
+    return max(folder.glob(f"kfashion_{analysis}/2*")) / "results" / file
+
+
+def test_temperatures_are_compared_over_seeds_and_seeds_are_put_together(folder, sweep):
+    report = read_json(compared(folder, "temperature", sweep, "temperature_report.json"))
     assert [row["value"] for row in report["values"]] == [0.07, 0.1]
     assert report["values"][1]["over_baseline"]["hit_at_5"]["n"] == 2
     assert report["recommended"] in (0.07, 0.1)
-    done = command("evaluate.py", f"run={sweep}", "analysis=kfashion/trend", "split=val", env=env(folder))
-    assert done.code == 0, done.err
-    trend = next(folder.glob("kfashion_trend/2*/results"))
-    assert len(read_json(trend / "trend.json")["runs"]) == 4
-    assert (trend / "trend.png").is_file()
+    together = read_json(compared(folder, "seeds", f"[{sweep}/0,{sweep}/1]", "seeds.json"))
+    assert together["seeds"] == [0, 1]
+    for name in ("hit_at_5", "mrr"):
+        mean = together["models"]["attribute encoder"]["attributes → image"]["attr"][name]["value"]
+        assert mean == pytest.approx(report["values"][0]["mean"][name])
+    assert together["std_over_seeds"]["attributes → image"]["attr"]["mrr"] == pytest.approx(
+        report["values"][0]["std"]["mrr"]
+    )
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_not_put_together(folder, sweep):
+    words = ["evaluate.py", f"run=[{sweep}/0,{sweep}/2]", "analysis=kfashion/seeds", "split=val"]
+    done = command(*words, env=env(folder))
+    assert done.code == 2
+    assert "another loss" in done.err
+
+
+def test_runs_are_drawn_in_the_order_in_which_they_ended(folder, sweep):
+    trend = compared(folder, "trend", sweep, "trend.json")
+    rows = read_json(trend)["runs"]
+    assert len(rows) == 4
+    assert all(row["epochs_to_95"] in (1, 2) for row in rows)
+    assert trend.with_name("trend.png").is_file()
+
+
+def test_every_stage_of_tuning_starts_from_the_best_of_the_one_before(folder):
+    """The second and the third are told `experiment=best`, which is another file each time."""
+    tuned = {}
+    words = ["experiment=kfashion_stage2", *SMALL]
+    for stage in (1, 2):
+        study = f"tuning_{stage}"
+        words += [f"sweep=kfashion_{stage}", f"study={study}", "hydra.sweeper.n_trials=2"]
+        done = command("train.py", *words, env=env(folder))
+        assert done.code == 0, done.err
+        done = command("evaluate.py", f"study={study}", env=env(folder))
+        assert done.code == 0, done.err
+        output = max((folder / "sweep").glob("2*"))
+        summary = read_json(output / "summary.json")
+        assert summary["objectives"] == ["val/hit_at_5"]
+        tuned |= summary["best"][0]["params"]
+        best = OmegaConf.load(output / "experiment" / "best.yaml")
+        assert best.defaults[0] == "kfashion_stage2"
+        config = Run(folder / "studies" / study / str(summary["best"][0]["trial"])).config
+        assert {key: OmegaConf.select(config, key) for key in tuned} == tuned
+        words = ["--config-dir", str(output), "experiment=best"]
+    assert {"data.batch_size", "optim.lr", "loss.temperature", "model.field_dim"} <= set(tuned)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        third = compose("train", ["experiment=best", f"hydra.searchpath=[file://{output}]", "sweep=kfashion_3"])
+    assert {key: OmegaConf.select(third, key) for key in tuned} == tuned
+    assert third.data.encoder._target_ == "kfashion.encoders.PixelProjection"

@@ -8,6 +8,23 @@ from common.files import write_json, write_text
 from common.rundir import Run
 
 RECORD = {"category": "레트로", "style": ["모던"], "silhouette": None, "material": [], "detail": []}
+STAMP = {"timestamp": "2026-01-01T00:00:00+00:00", "split": "test", "data_source": "synthetic"}
+DISTRIBUTION = {"count": 4, "mean": 0.5, "std": 0.1, "min": 0.25, "max": 0.75, "median": 0.5, "skewness": None,
+                "kurtosis": None}  # fmt: skip
+CENTRALITY = {
+    **STAMP, "all": DISTRIBUTION, "anchors": {**DISTRIBUTION, "threshold": 0.625, "share": 0.1},
+    "by_category": [{**DISTRIBUTION, "category": "레트로", "anchor_share": 0.25}],
+    "validation": "not validated: no sales",
+}  # fmt: skip
+ESTIMATE = {"value": 0.5, "low": 0.25, "high": 0.75, "chance": 0.125}
+METRICS = ("hit_at_1", "recall_at_5", "recall_at_10")
+CONTRAST = {"interval": {"estimate": 0.1, "low": -0.1, "high": 0.3}, "p_value": 0.25, "verdict": "inconclusive"}
+QUERY_AWARE = {
+    **STAMP, "sets": {"all": 4, "anchor": 1},
+    "metrics": {"attr": {kind: dict.fromkeys(METRICS, ESTIMATE) for kind in ("all", "anchor")}},
+    "anchor_less_others": {"attr": dict.fromkeys(METRICS, CONTRAST)},
+    "targets": [{"target": "all queries: Recall@10", "wanted": 0.75, "value": None, "achieved": None}],
+}  # fmt: skip
 HEADER = "epoch,step,train/loss,val/loss,val/hit_at_1,val/hit_at_5,val/chance_hit_at_5,val/mrr,val/norm_mean\n"
 
 
@@ -36,10 +53,9 @@ def add_evaluation(run, analysis, time="2026-01-01_00-00-00", age_s=0, **summary
 
 def add_retrieval(run):
     folder = add_evaluation(run, "retrieval")
-    row = {"value": 0.5, "low": 0.25, "high": 0.75, "chance": 0.125}
     write_json(folder / "results" / "training_summary.json", {
-        "split": "test", "top_1_accuracy": {**row, "value": 0.25}, "top_5_accuracy": row,
-        "mrr": {**row, "value": 0.375},
+        "split": "test", "top_1_accuracy": {**ESTIMATE, "value": 0.25}, "top_5_accuracy": ESTIMATE,
+        "mrr": {**ESTIMATE, "value": 0.375},
         "positive_similarity": 0.6, "negative_similarity": 0.1,
     })  # fmt: skip
     result = {"rank": 1, "item_id": "item01", "similarity_score": 0.9, "relevant": True}
@@ -57,3 +73,16 @@ def add_report(outputs, study, experiment, age_s):
     written = (report / "summary.json").stat().st_mtime - age_s
     os.utime(report / "summary.json", (written, written))
     return report
+
+
+def full_run(folder):
+    """A run with all that evaluations and a study leave."""
+    run = make_run(folder, metrics=HEADER + "0,2,3.0,2.0,0.1,0.3,0.05,0.2,1.0\n")
+    add_retrieval(run)
+    add_report(folder.parents[1], "study", "kfashion_stage2", 0)
+    add_evaluation(run, "centrality", **CENTRALITY)
+    add_evaluation(run, "query_aware", **QUERY_AWARE)
+    sample = {"kind": "json", "method": "mixing", "original": RECORD, "augmented": {**RECORD, "style": []}}
+    picture = {"kind": "image", "method": "view", "original": "0.jpg", "augmented": "0_view.jpg"}
+    add_evaluation(run, "augmentation", augmented_samples=[sample, picture])
+    return run

@@ -19,6 +19,7 @@ def common(tmp_path, **changes):
     return {
         "seed": 0, "batch_size": 16, "num_workers": 0, "cache_dir": str(tmp_path / "cache"), "projection": "pca",
         "encoder": PixelProjection(), "shares": [0.8, 0.1, 0.1], "splits": None, "balanced": False, "n_views": 0,
+        "view": "basic",
         "embed_batch": 64, "data_seed": 0, **changes,
     }  # fmt: skip
 

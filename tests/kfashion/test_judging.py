@@ -33,6 +33,17 @@ def test_categories_that_training_lacks_are_still_different():
     assert judged.items.category[0] == judged.items.category[1] != judged.items.category[2]
 
 
+def test_a_missing_category_is_none_that_can_be_shared():
+    codes, numbers = random_codes(3), torch.arange(3)
+    items = pa.table({"category": ["셔츠", None, None]})
+    data = SimpleNamespace(records=Records(codes, numbers, numbers, np.array(list("abc"))), vectors=random_vectors(3),
+                           catalogue=SimpleNamespace(items=items))  # fmt: skip
+    judged = view_rows(SimpleNamespace(data=data), np.arange(3), AttributeEncoder(SIZES, 32, 64))
+    assert judged.category.tolist() == ["셔츠", "(none)", "(none)"]
+    assert judged.items.category.tolist()[1:] == [-1, -1]
+    assert judged.items.category[0] >= 0
+
+
 def test_latest_holds_the_newest_file_of_every_analysis(tmp_path):
     for name, file, text in (("1_a", "results/a.json", "old"), ("2_b", "temp_logs/b.json", "b"),
                              ("3_a", "results/a.json", "new")):  # fmt: skip

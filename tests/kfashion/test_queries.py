@@ -1,11 +1,14 @@
 """Central garments, well described ones, and whether a difference between kinds of queries is one."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from kfashion.queries import completeness, contrast, describe, most_central
-from tests.kfashion.codes import random_codes
+from kfashion.queries import contrast, describe
+from kfashion.query_sets import completeness, most_central, query_sets
+from tests.kfashion.codes import random_codes, random_vectors
 
 
 def test_a_tenth_is_rounded_down_at_least_one_and_ties_go_by_name():
@@ -13,6 +16,16 @@ def test_a_tenth_is_rounded_down_at_least_one_and_ties_go_by_name():
     assert most_central(np.array([3.0, 1.0, 2.0]), np.array(["a", "b", "c"]), 0.1).tolist() == [True, False, False]
     chosen = most_central(np.array([1.0, 2.0, 1.0, 1.0]), np.array(["d", "b", "c", "a"]), 0.5)
     assert chosen.tolist() == [False, True, False, True]
+
+
+def test_the_balanced_set_has_equally_many_of_every_category_and_none_without_one():
+    category = np.array(["a"] * 5 + ["b"] * 3 + ["(none)"])
+    records = SimpleNamespace(codes=random_codes(9), item_id=np.arange(9).astype(str))
+    data = SimpleNamespace(records=records, vectors=random_vectors(9), datasets={"train": SimpleNamespace(index=[0])})
+    judged = SimpleNamespace(rows=np.arange(9), category=category, image=random_vectors(9).numpy(),
+                             item_id=records.item_id, data=data)  # fmt: skip
+    balanced = query_sets(judged, 0.1)["category_balanced"]
+    assert np.unique(category[balanced], return_counts=True)[1].tolist() == [3, 3]
 
 
 def test_every_described_field_counts_25_points():

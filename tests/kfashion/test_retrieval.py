@@ -162,6 +162,17 @@ def test_the_mean_is_over_queries_and_the_macro_mean_over_categories():
     assert row["mrr"]["low"] < row["mrr"]["value"] < row["mrr"]["high"]
 
 
+def test_items_without_a_category_have_none_in_common_and_are_no_category_of_the_macro_mean():
+    labels = items([0, 1, 2, 3], category=[5, 5, -1, -1])
+    scores = np.array([[4], [3], [2], [1]], np.float32)
+    found = rank(np.ones((4, 1), np.float32), scores, labels, labels)
+    assert found["category"].num_relevant.tolist() == [1, 1, 0, 0]
+    row = summarise(found["attr"], labels.group, labels.category)
+    assert row["mrr"]["value"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert row["mrr"]["macro"] == pytest.approx((1 + 1 / 2) / 2)
+    assert summarise(found["attr"], labels.group, np.full(4, -1))["mrr"]["macro"] is None
+
+
 def test_one_group_has_no_interval():
     labels = items([0, 1, 0], group=[5, 5, 5])
     row = summarise(rank(unit(3), unit(3), labels, labels, ["attr"])["attr"], labels.group, labels.category)

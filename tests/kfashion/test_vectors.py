@@ -71,7 +71,7 @@ def test_a_kill_costs_the_batch_it_fell_in(catalogue, tmp_path):
     vectors, row = embedded(catalogue, again, tmp_path / "vectors")
     assert again.seen == 7  # of ten, four were kept
     whole, rows = embedded(catalogue, PixelProjection(), tmp_path / "others")
-    assert (vectors[row] == whole[rows]).all()
+    np.testing.assert_allclose(vectors[row], whole[rows], atol=1e-6)
 
 
 def test_half_written_files_are_written_over(catalogue, tmp_path):
@@ -84,7 +84,8 @@ def test_half_written_files_are_written_over(catalogue, tmp_path):
         path.write_bytes(path.read_bytes()[:cut])
     assert len(store) == 3
     vectors, row = embedded(catalogue, encoder, tmp_path)
-    assert (vectors[row] == expected).all()
+    # how many pictures stand in a batch can change the last bits
+    np.testing.assert_allclose(vectors[row], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("change", ["pixels", "crop", "item"])
@@ -148,6 +149,18 @@ def test_a_view_is_a_function_of_its_key_and_the_views_differ(catalogue):
     views = [np.asarray(changed(image, view_keys(keys, view)[0])) for view in (1, 1, 2)]
     assert np.array_equal(views[0], views[1])
     assert views[0].shape != views[2].shape or not np.array_equal(views[0], views[2])
+
+
+@pytest.mark.slow  # imports torchvision
+def test_an_automatic_view_is_another_one_and_leaves_the_random_numbers_of_training_alone(catalogue):
+    key, image = view_keys(keys_of(catalogue)[:1], 0, "autoaugment")[0], catalogue.crop(0)
+    before = torch.random.get_rng_state()
+    views = [np.asarray(changed(image, key, kind)) for kind in ("autoaugment", "autoaugment", "basic")]
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert np.array_equal(views[0], views[1])
+    assert views[0].shape == views[2].shape
+    assert not np.array_equal(views[0], views[2])
+    assert not np.array_equal(key, view_keys(keys_of(catalogue)[:1], 0)[0])
 
 
 @given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 40))

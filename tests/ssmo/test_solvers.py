@@ -197,7 +197,7 @@ def test_a_sample_without_source_stays_zero_beside_others():
     a = coefficients(2, 17)
     u = solve_darcy(a, torch.tensor([0.0, 1.0])[:, None, None].expand_as(a))
     assert (u[0] == 0).all()
-    assert relative(u[1:], solve_darcy(a[1:])) == 0
+    assert relative(u[1:], solve_darcy(a[1:])) < 1e-14  # the size of a batch can change the last bits
 
 
 def test_darcy_transposed_and_mirrored_is_the_same_flow():

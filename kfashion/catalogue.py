@@ -7,6 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -133,6 +134,18 @@ def read_catalogue(root: Path, cache: Path, reading: Reading) -> Catalogue:
     return catalogue
 
 
+def label_files(root: Path, reading: Reading) -> Iterator[tuple[str, str, bytes]]:
+    """Path relative to `root`, number and content of every label file that can be opened.
+
+    Raises:
+        UserError: if there is no such folder.
+    """
+    for folder in _label_folders(root, reading)[0]:
+        for name in folder.names():
+            with suppress(OSError), open(folder.root + folder.path + name, "rb") as file:
+                yield folder.path + name, _number(name), file.read()
+
+
 def _nothing_found(root: Path, reading: Reading, found: list[str], reasons: dict[str, int]) -> str:
     wanted = ", ".join(reading.folders) if reading.folders is not None else "all"
     why = ", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "there is no label file"
@@ -160,7 +173,7 @@ class LabelFolder:
     def names(self) -> list[str]:
         """Names of its label files, sorted."""
         with os.scandir(self.root + self.path) as entries:
-            return sorted(entry.name for entry in entries if entry.name.lower().endswith(".json"))
+            return sorted(entry.name for entry in entries if entry.name.lower().endswith(".json") and entry.is_file())
 
     def find_image(self, names: list[str]) -> str:
         """The first of the names that lies in one of the image folders, relative to the root.
@@ -195,10 +208,11 @@ def _relative(folder: Path, root: Path) -> str:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The folder and all below it, sorted, but for those of images."""
+    """The folder and all below it, sorted, but for those of images and links to a folder that holds them."""
     yield folder
     for each in _subfolders(folder):
-        if normalize("NFC", each.name) not in (IMAGE_FOLDER, "images"):
+        leads_back = each.is_symlink() and folder.resolve().is_relative_to(each.resolve())
+        if not leads_back and normalize("NFC", each.name) not in (IMAGE_FOLDER, "images"):
             yield from _walk(each)
 
 
@@ -262,8 +276,12 @@ def _rows(folder: LabelFolder, name: str, repeated: set[int], reading: Reading) 
     path = folder.path + name
     unique = _name_hash(number) not in repeated
     base = number if unique else normalize("NFC", path.rpartition(".")[0]).replace("/", "-")
-    with open(folder.root + path, "rb") as file:
-        raw = file.read()
+    try:
+        with open(folder.root + path, "rb") as file:
+            raw = file.read()
+    except OSError as error:
+        yield _left_out(Excluded("unreadable", detail=error.strerror or ""))
+        return
     images = _Images(folder, name, number, reading)
     for garment in parse_label(raw, folder.name, reading.category_source, reading.extra_fields):
         if isinstance(garment, Excluded):

@@ -21,6 +21,7 @@ ALIASES = {
     "노말": "노멀", "레깅스": "래깅스", "테일러칼라": "테일러드칼라", "홀토넥": "홀터넥", "원 숄더": "원숄더",
 }  # fmt: skip
 REASONS = {
+    "unreadable": "the file cannot be opened",
     "bad_json": "the file is not JSON",
     "no_label": "a record of neither format",
     "no_garment": "no garment in the file",
@@ -89,7 +90,7 @@ def parse_label(
         extra_fields: keys of the label, such as 색상, whose tokens become details: `색상:화이트`.
     """
     try:
-        records = list(_records(_document(raw)))
+        records = list(_records(load_document(raw)))
     except (ValueError, RecursionError) as error:
         yield Excluded("bad_json", detail=str(error))
         return
@@ -129,6 +130,14 @@ def crop_box(box: Box, image_size: tuple[int, int], padding: float) -> tuple[int
     )
 
 
+def load_document(raw: bytes) -> Any:
+    """What a JSON file says, all text in NFC. Raises ValueError or RecursionError for what is no JSON."""
+    text = raw.decode("utf-8-sig")
+    if JAMO in text:
+        text = json.dumps(json.loads(text), ensure_ascii=False)
+    return json.loads(text if is_normalized("NFC", text) else normalize("NFC", text))
+
+
 @lru_cache(8192)
 def clean(text: str) -> str:
     """Text in NFC, with single plain spaces, under the name that aliases stand for."""
@@ -146,13 +155,6 @@ def words(value: Any) -> list[str]:
 def word(value: Any) -> str | None:
     """The token of a value that should be one string."""
     return next(iter(words(value)), None)
-
-
-def _document(raw: bytes) -> Any:
-    text = raw.decode("utf-8-sig")
-    if JAMO in text:
-        text = json.dumps(json.loads(text), ensure_ascii=False)
-    return json.loads(text if is_normalized("NFC", text) else normalize("NFC", text))
 
 
 def _records(document: Any) -> Iterator[dict]:

@@ -1,35 +1,17 @@
-"""What a catalogue holds, as a report in JSON and as lines for the screen.
-
-Source of the published tokens: kfashion specification, section 2.
-"""
+"""What a catalogue holds, as a report in JSON and as lines for the screen."""
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from common.files import write_atomic
 from kfashion.catalogue import Catalogue
 from kfashion.fields import FIELDS, MULTI, tokens_of
-from kfashion.garments import REASONS, clean
+from kfashion.garments import REASONS
+from kfashion.label_schema import PUBLISHED, departures
 
-PUBLISHED = {
-    "style": """
-        레트로, 로맨틱, 리조트, 매니시, 모던, 밀리터리, 섹시, 소피스트케이티드, 스트리트, 스포티, 아방가르드,
-        오리엔탈, 웨스턴, 젠더리스, 컨트리, 클래식, 키치, 톰보이, 펑크, 페미닌, 프레피, 히피, 힙합
-    """,
-    "silhouette": "노멀, 루즈, 오버사이즈, 스키니, 와이드, 타이트, 벨보텀",
-    "material": """
-        가죽, 네오프렌, 니트, 데님, 레이스, 린넨, 메시, 무스탕, 벨벳, 비닐/PVC, 스웨이드, 스판덱스, 시퀸/글리터, 시폰,
-        실크, 우븐, 울/캐시미어, 자카드, 저지, 코듀로이, 트위드, 패딩, 퍼, 플리스, 헤어 니트, 앙고라, 합성섬유, 면
-    """,
-    "detail": """
-        X스트랩, 글리터, 니트꽈베기, 단추, 더블브레스티드, 드롭숄더, 드롭웨이스트, 디스트로이드, 띠, 러플, 레이스,
-        레이스업, 롤업, 리본, 버클, 비대칭, 비즈, 셔링, 스터드, 스트링, 스티치, 스팽글, 슬릿, 싱글브레스티드, 자수,
-        지퍼, 체인, 컷아웃, 퀄팅, 태슬, 패치워크, 퍼트리밍, 퍼프, 페플럼, 포켓, 폼폼, 프린지, 프릴, 플레어, 플리츠
-    """,
-}
 SHOWN = ("item_id", "part", "bbox", "crop", *FIELDS, "image")
 ROWS_AT_ONCE = 4096
 EXAMPLES, MOST_SHOWN = 3, 10
@@ -62,10 +44,27 @@ def screen_lines(catalogue: Catalogue) -> Iterator[str]:
         yield f"left out: {reason} {count:,} ({REASONS[reason]}), for example {', '.join(examples)}"
 
 
+def schema_lines(files: Iterable[tuple[str, str, bytes]]) -> Iterator[str]:
+    """How many label files depart from the published form in which way, the most frequent first.
+
+    Args:
+        files: path, number and content of each.
+    """
+    counts, examples, total, kept = Counter(), {}, 0, 0
+    for path, number, raw in files:
+        found = set(departures(raw, number))
+        counts.update(found)
+        for each in found:
+            examples.setdefault(each, path)
+        total, kept = total + 1, kept + (not found)
+    yield f"{kept:,} of {total:,} label files keep to K-Fashion's form"
+    for departure, count in counts.most_common():
+        yield f"form: {count:,} × {departure}, for example {examples[departure]}"
+
+
 def _unusual(tokens: dict[str, list[str]]) -> dict[str, list[str]]:
     """The tokens of every field that the published lists lack; fields without such tokens are left out."""
-    known = {field: {clean(token) for token in text.split(",")} for field, text in PUBLISHED.items()}
-    found = {field: [token for token in tokens[field] if token not in known[field]] for field in known}
+    found = {field: [token for token in tokens[field] if token not in known] for field, known in PUBLISHED.items()}
     return {field: each for field, each in found.items() if each}
 
 

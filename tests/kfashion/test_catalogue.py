@@ -121,6 +121,28 @@ def test_the_folder_without_styles_is_read_on_demand_only(root):
     assert set(read(root, include_other=True).items["category"].to_pylist()) == {"레트로", "기타"}
 
 
+def test_a_folder_named_like_a_label_and_a_link_that_leads_back_are_passed_over(root):
+    write(root / "레트로", "900001", example())
+    (root / "레트로/5.json").mkdir()
+    (root / "레트로/6.json").symlink_to("nowhere")
+    (root / "레트로/back").symlink_to("..")
+    catalogue = read(root)
+    assert (len(catalogue), catalogue.reasons) == (2, {})
+
+
+def test_a_file_that_cannot_be_opened_is_left_out(root, monkeypatch):
+    write(root / "레트로", "900001", example())
+    write(root / "레트로", "900002", example())
+
+    def refused(path, *args):
+        if str(path).endswith("900002.json"):
+            raise PermissionError(13, "Permission denied", path)
+        return open(path, *args)
+
+    monkeypatch.setattr("kfashion.catalogue.open", refused, raising=False)
+    assert read(root).reasons == {"unreadable": 1}
+
+
 def test_several_records_of_a_file_are_numbered_on(root):
     write(root / "레트로", "900001", [example(), example()])
     ids = ["900001_top_0", "900001_bottom_0", "900001_top_1", "900001_bottom_1"]
@@ -169,6 +191,21 @@ def test_the_command_tells_words_that_are_none_of_k_fashion(root, capsys):
     assert main([str(root), "--json", str(root.parent / "out.json")]) == 0
     assert "no material of K-Fashion: 시퐁\n" in capsys.readouterr().out
     assert json.loads((root.parent / "out.json").read_text(encoding="utf-8"))["unusual"] == {"material": ["시퐁"]}
+
+
+def test_the_command_tells_how_files_depart_from_the_published_form(root, capsys):
+    write(root / "레트로", "900001", example())
+    write(root / "레트로", "900002", b"{")
+    assert main([str(root), "--schema"]) == 0
+    first, *others = [line for line in capsys.readouterr().out.splitlines() if "form" in line]
+    assert first == "0 of 2 label files keep to K-Fashion's form"
+    assert "form: 1 × no JSON, for example 레트로/900002.json" in others
+
+
+@pytest.mark.parametrize("padding", ["-0.1", "nan", "wide"])
+def test_a_padding_that_is_no_share_is_refused(root, capsys, padding):
+    with pytest.raises(SystemExit, match="2"):
+        main([str(root), "--padding", padding])
 
 
 def test_the_command_tells_a_mistake_in_one_line(root, capsys):

@@ -22,7 +22,7 @@ from kfashion.baselines import rivals
 from kfashion.export import save_encoder
 from kfashion.figures import plot_similarities, plot_training, save_grid
 from kfashion.judging import Judged, epochs_of, judge, one_run, point_latest, results, stamped, view_rows
-from kfashion.report import DIRECTIONS, ENCODER, HEADLINE, UNTRAINED, retrieval_report, seeds_report
+from kfashion.report import DIRECTIONS, ENCODER, HEADLINE, SEARCHES, UNTRAINED, retrieval_report, seeds_report
 from kfashion.retrieval import (
     KS,
     Items,
@@ -88,10 +88,10 @@ def retrieval(
     folder = results(output)
     _figures(judged, summary, positive, negative, folder)
     _result_files(judged, summary, stamp, folder)
-    searches = _searches(judged, num_queries, folder / "similarity_search")
-    write_json(folder / "similarity_search" / "results.json", {**stamp, "queries": searches})
+    searches = _searches(judged, num_queries, folder / SEARCHES)
+    write_json(folder / SEARCHES / "results.json", {**stamp, "queries": searches})
     save_encoder(output / "checkpoints" / "best_model.pt", judged, {"hit_at_5": _headline(summary)["hit_at_5"]})
-    write_text(output / "report.md", retrieval_report(judged, summary, split))
+    write_text(output / "report.md", retrieval_report(judged, summary, split, searches))
     point_latest(output)
     return summary
 
@@ -123,6 +123,7 @@ def seeds(runs: list[Run], split: Split, output: Path, data_dir: str | None) -> 
     })  # fmt: skip
     write_json(results(output) / "seeds.json", summary)
     write_text(output / "report.md", seeds_report(first, summary, split))
+    point_latest(output)
     return summary
 
 
@@ -133,7 +134,7 @@ def _of_seeds(runs: list[Run], split: Split, data_dir: str | None) -> list[Judge
     judged += [judge(run, split, data_dir, judged[0].data) for run in runs[1:]]
     configs = [each.loaded.config for each in judged]
     for run, config in zip(runs[1:], configs[1:]):
-        for key in ("name", "model", "loss", "optim", "phase", "module", "data.batch_size"):
+        for key in ("name", "model", "loss", "optim", "phase", "module", "data.batch_size", "data.balanced"):
             if OmegaConf.select(config, key) != OmegaConf.select(configs[0], key):
                 raise UserError(f"{run}: another {key} than {runs[0]}; pass runs that differ in their seed alone.")
     found = [config.seed for config in configs]
@@ -302,7 +303,7 @@ def _searches(judged: Judged, num_queries: int, folder: Path) -> list[dict[str, 
             best = np.argsort(-scores, kind="stable")[:SHOWN]
             right = judged.items.attr_key[best] == judged.items.attr_key[row]
             found.append({
-                "item_id": judged.item_id[row], "category": name,
+                "item_id": judged.item_id[row], "category": name, "grid": f"{number + 1:02d}.png",
                 "record": judged.data.vocabulary.decode(judged.data.records.codes, int(judged.rows[row])),
                 "results": [{"rank": place + 1, "item_id": judged.item_id[each], "similarity_score": scores[each],
                              "relevant": bool(yes)} for place, (each, yes) in enumerate(zip(best, right))],
@@ -315,5 +316,5 @@ def _searches(judged: Judged, num_queries: int, folder: Path) -> list[dict[str, 
         if grid:
             shown = name if name.isascii() else f"category {number + 1}"
             title = f"{shown}: the {SHOWN} images nearest to a record (solid frame: same record)"
-            save_grid(grid, folder / f"{number + 1:02d}.png", title)
+            save_grid(grid, folder / found[-1]["grid"], title)
     return plain(found)

@@ -22,6 +22,7 @@ DEFAULTS = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
     "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
 }  # fmt: skip
+STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
 TOWER = {  # open_clip's name: the published one
     "class_embedding": "vision_model.embeddings.class_embedding",
@@ -96,10 +97,15 @@ def _preparation(path: Path, image_size: int) -> Callable:
     from open_clip.transform import image_transform
 
     content = _read(path)
-    sizes = {value for name in ("size", "crop_size") for value in _sides(content.get(name, image_size))}
+    shorter = content.get("size", image_size)  # with height and width the picture would be squashed
+    sizes = {shorter.get("shortest_edge") if isinstance(shorter, Mapping) else shorter}
+    sizes |= set(_sides(content.get("crop_size", image_size)))
     interpolation = INTERPOLATIONS.get(content.get("resample", 3))
-    if sizes != {image_size} or interpolation is None or not content.get("do_center_crop", True):
-        raise UserError(f"{path}: need size and crop_size {image_size}, a crop of the centre, and resample 2 or 3.")
+    if sizes != {image_size} or interpolation is None or not all(content.get(step, True) for step in STEPS):
+        raise UserError(
+            f"{path}: need size (of the shorter side) and crop_size {image_size}, resample 2 or 3, and all of "
+            f"{', '.join(STEPS)}."
+        )
     mean = tuple(content.get("image_mean", OPENAI_DATASET_MEAN))
     std = tuple(content.get("image_std", OPENAI_DATASET_STD))
     return image_transform(image_size, is_train=False, mean=mean, std=std, interpolation=interpolation)
@@ -126,6 +132,9 @@ def _weights(folder: Path) -> dict[str, Tensor]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({type(error).__name__}); download the whole model.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no object; download the whole model.")
+    return content

@@ -267,7 +267,6 @@ class SyntheticData(GarmentData):
     Args:
         num_images: of which one in a hundred is flawed.
         num_designs: different garments; each is in several images.
-        folders, category_source, crop_padding, extra_fields: see `kfashion.catalogue.Reading`.
     """
 
     data_source = "synthetic"

@@ -18,7 +18,8 @@ def main(arguments: list[str] | None = None) -> int:
     from common.config import ROOT
 
     training = [f"name={NAME}", "experiment=kfashion_stage2", *(QUICK if options.quick else ()), *options.words]
-    judging = [f"run=latest:{NAME}", f"analysis.num_queries={options.samples}"]
+    places = [word for word in options.words if word.startswith("paths.")]
+    judging = [f"run=latest:{NAME}", f"analysis.num_queries={options.samples}", *places]
     for program, words in (("train.py", training), ("evaluate.py", judging)):
         print(f"python {program} {' '.join(words)}", flush=True)
         done = subprocess.run([sys.executable, str(ROOT / program), *words], check=False)
@@ -36,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         "--quick",
         "--fast",
         action="store_true",
-        help="200 pictures and an image encoder without training: half a minute",
+        help="200 pictures and an image encoder without training: about a minute",
     )
     add("--samples", type=_samples, default=20, metavar="N", help=f"records searched with, 1 to {MOST_SAMPLES} (20)")
     add("words", nargs="*", metavar="WORD", help="anything train.py takes, such as data=kfashion/flat seed=1")

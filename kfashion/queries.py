@@ -185,14 +185,21 @@ def _scores(ranking: Ranking, chosen: np.ndarray, judged: Judged) -> dict[str, A
 
 
 def _against_sales(scores: np.ndarray, judged: Judged, path: str, data_dir: str | None) -> dict[str, float | int]:
+    """Raises UserError if sales cannot be read, are of too few garments or all alike; rows of one garment add up."""
     file = locate_data(path, data_dir)
-    table = pd.read_csv(file, dtype={"item_id": str})
+    try:
+        table = pd.read_csv(file, dtype={"item_id": str})
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise UserError(f"{file}: no sales can be read ({str(error).splitlines()[0][:160]}).") from None
     if not {"item_id", "units"} <= set(table):
         raise UserError(f"{file}: sales need columns item_id and units; it has {', '.join(map(str, table))}.")
-    units = pd.to_numeric(table.set_index("item_id")["units"], errors="coerce").reindex(judged.item_id).to_numpy()
+    sold_by_item = pd.to_numeric(table["units"], errors="coerce").groupby(table["item_id"]).sum(min_count=1)
+    units = sold_by_item.reindex(judged.item_id).to_numpy(float)
     known = np.isfinite(units)
     if known.sum() < 10:
         raise UserError(f"{file}: sales of {known.sum()} of the {len(units)} garments of this split; need at least 10.")
+    if not np.ptp(units[known]):
+        raise UserError(f"{file}: all garments were sold equally often; there is nothing to compare with.")
     names = judged.item_id[known]
     sold, central = most_central(units[known], names, 0.1), most_central(scores[known], names, 0.1)
     test = spearmanr(scores[known], units[known])

@@ -10,12 +10,17 @@ from kfashion.judging import Judged
 from kfashion.retrieval import LEVELS
 
 HEADLINE = ("hit_at_1", "hit_at_5", "hit_at_10", "mrr", "map")
+SEARCHES = "similarity_search"  # folder of the grids
 ENCODER, UNTRAINED = "attribute encoder", "untrained encoder"
 DIRECTIONS = ("attributes → image", "image → attributes")
 
 
-def retrieval_report(judged: Judged, summary: dict[str, Any], split: Split) -> str:
-    """The report of `kfashion.analysis.retrieval`, as markdown."""
+def retrieval_report(judged: Judged, summary: dict[str, Any], split: Split, searches: list[dict[str, Any]]) -> str:
+    """The report of `kfashion.analysis.retrieval`, as markdown.
+
+    Args:
+        searches: that were drawn, each with its category and the name of its grid.
+    """
     parts = [
         f"# {judged.loaded.config.name} on the {split} split\n",
         f"Run `{judged.loaded.run}`, {_about(summary)}",
@@ -35,6 +40,8 @@ def retrieval_report(judged: Judged, summary: dict[str, Any], split: Split) -> s
     ]
     batch, similarity = summary["inbatch_16"], summary["similarity"]
     quality = summary["quality"]["attribute"]
+    grids = {each["category"]: each["grid"] for each in searches}
+    found = ", ".join(f"[{category}](results/{SEARCHES}/{grid})" for category, grid in grids.items())
     return "\n".join([
         *parts,
         "\n## By category, equal records\n",
@@ -48,7 +55,9 @@ def retrieval_report(judged: Judged, summary: dict[str, Any], split: Split) -> s
         f"(chance {batch['chance']:.3f}; the original published 0.641). In the whole gallery it is "
         f"{summary['models'][ENCODER][DIRECTIONS[0]]['instance']['hit_at_5']['value']:.3f}.",
         *targets_table(summary["targets"]),
-        "\n![Hit@5](results/hit_at_5.png)\n![similarities](results/similarities.png)\n",
+        f"\n## Figures\n\nWhat {len(searches)} records bring up, a grid for each category: {found}.\n",
+        "![Hit@5](results/hit_at_5.png)\n![similarities](results/similarities.png)",
+        "![training](results/training_charts.png)\n",
     ])  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 Source: kfashion specification, section 9.
 """
 
-import logging
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,6 @@ from kfashion.module import AlignmentModule
 from kfashion.networks import OUTPUT_DIM
 from kfashion.records import FIELDS, MULTI, UNKNOWN, Codes, RecordBatch
 from kfashion.retrieval import Items, rank
-
-log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-6
 NORM_TOLERANCE = 1e-4
@@ -56,13 +53,18 @@ def sanity(runs: list[Run], split: Split, output: Path, data_dir: str | None) ->
         _image_side(loaded.module, loaded.data, loaded.config.facts.encoder),
     ]
     failed = [each["check"] for each in checks if not each["passed"]]
-    line = "SANITY CHECK PASS" if not failed else f"SANITY CHECK FAIL: {', '.join(failed)}"
+    line = result_line(failed)
     summary = plain({**stamped(judged, split), "result": line, "checks": checks, "failed": failed})
     write_json(output / "temp_logs" / "sanity_check_results.json", summary)
     rows = [[each["check"], "pass" if each["passed"] else "FAIL", each["measured"]] for each in checks]
     write_text(output / "report.md", f"{format_table(rows, ['check', 'result', 'measured'])}\n{line}\n")
     point_latest(output)
     return summary
+
+
+def result_line(failed: list[str]) -> str:
+    """`SANITY CHECK PASS` if no check failed."""
+    return f"SANITY CHECK FAIL: {', '.join(failed)}" if failed else "SANITY CHECK PASS"
 
 
 def _check(name: str, passed: bool, measured: float) -> Check:

@@ -23,11 +23,11 @@ def lines(monkeypatch):
 
 
 def test_the_demo_trains_judges_and_ends_as_the_first_step_that_fails(lines):
-    assert demo.main(["--fast", "--samples", "7", "seed=1"]) == 3
+    assert demo.main(["--fast", "--samples", "7", "seed=1", "paths.output_dir=x"]) == 3
     (first, training), (second, judging) = lines
     assert (first, second) == ("train.py", "evaluate.py")
-    assert {*demo.QUICK, "seed=1", "name=kfashion_demo"} <= set(training)
-    assert judging == ["run=latest:kfashion_demo", "analysis.num_queries=7"]
+    assert {*demo.QUICK, "seed=1", "paths.output_dir=x", "name=kfashion_demo"} <= set(training)
+    assert judging == ["run=latest:kfashion_demo", "analysis.num_queries=7", "paths.output_dir=x"]
 
 
 def test_twenty_records_are_drawn_unless_others_are_asked_for(lines):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kfashion.queries import contrast, describe
+from common.errors import UserError
+from kfashion.queries import _against_sales, contrast, describe
 from kfashion.query_sets import completeness, most_central, query_sets
 from tests.kfashion.codes import random_codes, random_vectors
 
@@ -56,6 +57,36 @@ def test_a_group_counts_once_however_many_queries_it_has():
     metric, chosen = np.tile([1.0, 0.0, 0.0, 1.0], 50), np.tile([True, False, True, False], 50)
     few, many = (contrast(metric, chosen, group)["interval"] for group in (np.arange(200) % 4, np.arange(200)))
     assert few["high"] - few["low"] > many["high"] - many["low"]
+
+
+def held_against(tmp_path, text, count=20):
+    """Garments g0, g1, …, each more central than the one before, against sales."""
+    (tmp_path / "sales.csv").write_text(text, encoding="utf-8")
+    judged = SimpleNamespace(item_id=np.array([f"g{number}" for number in range(count)]))
+    return _against_sales(np.arange(count), judged, "sales.csv", str(tmp_path))
+
+
+def test_centrality_is_held_against_sales_which_add_up_by_garment(tmp_path):
+    table = ["item_id,units", *(f"g{number},{number}" for number in range(20)), "g0,100", "g3,", "other,7"]
+    found = held_against(tmp_path, "\n".join(table))
+    order = np.argsort(np.argsort([100, *range(1, 20)]))
+    assert found["n"] == 20
+    assert found["spearman"] == pytest.approx(np.corrcoef(np.arange(20), order)[0, 1])
+    assert found["precision"] == 0.5  # g19 is both; g18 is central, g0 sold most
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("item,units\na,1\n", "need columns item_id and units; it has item, units"),
+        ("item_id,units\ng1,1\ng2,much\n", "sales of 1 of the 20 garments"),
+        ("item_id,units\n" + "".join(f"g{number},3\n" for number in range(20)), "sold equally often"),
+        ("", "no sales can be read"),
+    ],
+)
+def test_sales_that_say_nothing_are_refused(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        held_against(tmp_path, text)
 
 
 def test_a_description_holds_what_the_values_say():

@@ -90,6 +90,7 @@ def _serve(options: dict[str, Any]) -> None:
     run = resolve_run(options["run"] or "latest:kfashion_stage2", options["paths.output_dir"])
     host, port = options["host"] or "127.0.0.1", options["port"]
     listener = _listener(host, port)
+    address = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
     from kfashion.service.app import Settings, create_app
     from kfashion.service.loading import load_recommender
 
@@ -111,14 +112,14 @@ def _serve(options: dict[str, Any]) -> None:
     def load() -> None:
         try:
             app.state.recommender = load_recommender(run, catalog, options["paths.data_dir"], options["backend"])
-            print(f"ready: http://{host}:{port}/", flush=True)
+            print(f"ready: {address}", flush=True)
         except Exception as error:
             failures.append(error)
             server.should_exit = True
 
     if not given:
         print(f"X-API-Key: {key}", flush=True)
-    print(f"{run} at http://{host}:{port}/, loading", flush=True)
+    print(f"{run} at {address}, loading", flush=True)
     threading.Thread(target=load, daemon=True).start()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: None)  # the server, once it has stopped for one, raises it again

@@ -73,6 +73,7 @@ def create_app(settings: Settings, recommender: Recommender | None = None) -> Fa
     app = FastAPI(
         title="K-Fashion recommendations", version=VERSION, docs_url=None, redoc_url=None, responses=ERRORS,
         generate_unique_id_function=lambda route: route.name,
+        redirect_slashes=False,  # a redirection goes to wherever the client's Host header says
     )  # fmt: skip
     app.state.settings, app.state.recommender = settings, recommender
     app.include_router(router)
@@ -141,8 +142,7 @@ async def top10_to_new(
     if name is not None:
         asked, infos = [await service.from_item(name)], [_info("clicked_item", TREND, item_id=name)]
     else:
-        pictures = [await _content(each, request) for each in file]
-        asked = await asyncio.gather(*map(service.from_image, pictures))
+        asked = await asyncio.gather(*(_from_upload(service, each, request) for each in file))
         infos = [
             _info("top10_product_image", TREND, file_name=each.filename, size=found.size)
             for each, found in zip(file, asked)
@@ -180,7 +180,7 @@ async def customer_input(
     if name is not None:
         asked, info = await service.from_item(name), _info("clicked_item", PERSONAL, item_id=name)
     else:
-        asked = await service.from_image(await _content(file[0], request))
+        asked = await _from_upload(service, file[0], request)
         info = _info("customer_input_image", PERSONAL, file_name=file[0].filename, size=asked.size)
     asked = replace(asked, excluded=asked.excluded | frozenset(exclude_ids))
     return await _answer(service, request, begin, asked, choice, info)
@@ -214,7 +214,7 @@ async def attributes(
     if name is not None:
         asked, info = await service.from_item(name), _info("clicked_item", PERSONAL, item_id=name)
     else:
-        asked = await service.from_image(await _content(file[0], request))
+        asked = await _from_upload(service, file[0], request)
         info = _info("customer_input_image", PERSONAL, file_name=file[0].filename, size=asked.size)
     before = time.perf_counter()
     found = await service.describe(asked, top_k)
@@ -267,11 +267,11 @@ async def add_product(
                            material=material, detail=detail).model_dump()  # fmt: skip
     metadata = _validated(schemas.Metadata, brand=brand, price=price, color=color, launch_date=launch_date)
     service.check_tokens(described)
-    raw = await _content(file, request)
-    asked = await service.from_image(raw)
+    async with service.pictures:
+        raw = await _content(file, request)
+        asked, picture = await service.from_image(raw), await service.embedder.small_jpeg(raw)
     name = item_id or f"new_{secrets.token_hex(8)}"
     product = Product(name, described, owner=name, metadata=metadata.model_dump(mode="json"))
-    picture = await service.embedder.small_jpeg(raw)
     await run_in_threadpool(service.add, Stored(product, asked.vector, picture))
     return _product(product)
 
@@ -341,6 +341,11 @@ def _one_of(files: list[UploadFile], item_id: str | None) -> str | None:
     if bool(files) == (item_id is not None):
         raise Problem(400, f"Send either file or item_id; {'both were' if files else 'none was'} sent.")
     return item_id
+
+
+async def _from_upload(service: Recommender, file: UploadFile, request: Request) -> Asked:
+    async with service.pictures:
+        return await service.from_image(await _content(file, request))
 
 
 async def _content(file: UploadFile, request: Request) -> bytes:

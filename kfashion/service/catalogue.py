@@ -20,6 +20,8 @@ from kfashion.encoders import OUTPUT_DIM
 from kfashion.search import Identity
 
 VERSION = 1
+LOG_BYTES = 2**26  # to which the write-ahead log is cut; the first filling makes it as large as the catalogue
+ANEW = "move it away to have it made anew."
 COLUMNS = "item_id, record, metadata, owner, is_new, created_at"
 SCHEMA = """
     CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -29,6 +31,7 @@ SCHEMA = """
         picture BLOB NOT NULL
     );
     CREATE INDEX IF NOT EXISTS by_novelty ON products (is_new, number);
+    CREATE INDEX IF NOT EXISTS by_owner ON products (owner);
 """
 Record = dict[str, Any]
 
@@ -88,7 +91,7 @@ class ProductStore:
             self._open(identity)
         except sqlite3.DatabaseError as error:
             self.file_lock.release()
-            raise UserError(f"{path}: no catalogue can be read ({error}); move it away to have it made anew.") from None
+            raise UserError(f"{path}: no catalogue can be read ({error}); {ANEW}") from None
         self.write_lock, self.read_lock = Lock(), Lock()
 
     def _open(self, identity: Identity) -> None:
@@ -98,7 +101,7 @@ class ProductStore:
         (stored,) = self.writer.execute("SELECT value FROM about WHERE name = 'identity'").fetchone()
         if stored != about:
             self.file_lock.release()
-            raise UserError(f"{self.path}: its vectors belong to other weights; move it away to have it made anew.")
+            raise UserError(f"{self.path}: its vectors belong to other weights; {ANEW}")
 
     def close(self) -> None:
         with self.write_lock, self.read_lock:
@@ -146,6 +149,11 @@ class ProductStore:
         rows = self._read("SELECT vector FROM products WHERE item_id = ?", (item_id,))
         return np.frombuffer(rows[0][0], np.float32) if rows else None
 
+    def of_same_owner(self, item_id: str) -> list[str]:
+        """The names of all products of this product's owner, its own among them."""
+        query = "SELECT item_id FROM products WHERE owner = (SELECT owner FROM products WHERE item_id = ?)"
+        return [name for (name,) in self._read(query, (item_id,))]
+
     def picture(self, item_id: str) -> bytes | None:
         """A JPEG."""
         rows = self._read("SELECT picture FROM products WHERE item_id = ?", (item_id,))
@@ -181,14 +189,18 @@ class ProductStore:
             raise ItemExists(product.item_id) from None
 
     def _read(self, query: str, values: Sequence[Any] = ()) -> list[tuple]:
-        with self.read_lock:
-            return self.reader.execute(query, values).fetchall()
+        try:
+            with self.read_lock:
+                return self.reader.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{self.path}: cannot be read ({error}); {ANEW}") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # a commit is on disk before it is acknowledged
+    connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
     return connection
 
 

@@ -60,24 +60,24 @@ class LiveIndex:
         self.identity, self.backend = identity, backend
         approximate = backend == "ivf" and len(ids) > 0  # of nothing no cells can be made
         index = _ivf_index(identity, ids, vectors, cells) if approximate else ExactIndex(identity, ids, vectors)
-        self.base = _snapshot(index, categories)
-        self.recent = self._small([], vectors[:0], [])
+        # replaced together, so that no search sees twice what is removed and added again meanwhile
+        self.parts = _snapshot(index, categories), self._small([], vectors[:0], [])
 
     def __len__(self) -> int:
-        return int(self.base.alive.sum() + self.recent.alive.sum())
+        return sum(int(part.alive.sum()) for part in self.parts)
 
     def add(self, item_id: str, vector: np.ndarray, category: str | None) -> None:
         """Callers take turns; searches may go on meanwhile."""
-        kept = self.recent.alive
-        ids, vectors = self.recent.index.ids[kept], self.recent.index.vectors[kept]
-        categories = [*self.recent.categories[kept].tolist(), category]
-        self.recent = self._small([*ids.tolist(), item_id], np.vstack([vectors, vector[None]]), categories)
+        base, recent = self.parts
+        kept = recent.alive
+        ids, vectors = recent.index.ids[kept], recent.index.vectors[kept]
+        categories = [*recent.categories[kept].tolist(), category]
+        self.parts = base, self._small([*ids.tolist(), item_id], np.vstack([vectors, vector[None]]), categories)
 
     def remove(self, item_id: str) -> None:
         """As `add`; what is not there is left."""
-        for name in ("base", "recent"):
-            part: Snapshot = getattr(self, name)
-            setattr(self, name, replace(part, alive=part.alive & (part.index.ids != item_id)))
+        base, recent = (replace(part, alive=part.alive & (part.index.ids != item_id)) for part in self.parts)
+        self.parts = base, recent
 
     def search(self, queries: np.ndarray, count: int, wanted: Sequence[frozenset[str]]) -> list[Found]:
         """For each of (Q, D) queries the `count` best names and cosines, best first, equal cosines by name.
@@ -85,7 +85,7 @@ class LiveIndex:
         Args:
             wanted: for each query the categories that may be found; empty for all.
         """
-        parts, found = (self.base, self.recent), [[] for _ in queries]
+        parts, found = self.parts, [[] for _ in queries]
         for each in set(wanted):
             rows = [row for row, own in enumerate(wanted) if own == each]
             for part in parts:

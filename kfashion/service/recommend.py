@@ -26,7 +26,8 @@ from kfashion.service.live_index import LiveIndex
 from kfashion.service.metrics import Metrics
 
 SEARCHED_AT_ONCE = 64
-SPARE = 20  # products fetched beyond those asked for, as some are excluded
+PICTURES_AT_ONCE = 16  # whose bytes are in memory; those that wait lie on disk
+SPARE = 20  # products fetched beyond those asked for: of equal scores the first by name are told
 LIFTS = 20  # tokens told in a trend
 
 
@@ -38,7 +39,6 @@ class Asked:
         vector: (512,) float32 of length 1.
         hit: whether it was known before.
         excluded: names of products not to be recommended.
-        owner: whose products are not to be recommended either.
     """
 
     vector: np.ndarray
@@ -46,7 +46,6 @@ class Asked:
     seconds: float
     size: tuple[int, int] | None = None
     excluded: frozenset[str] = frozenset()
-    owner: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +116,9 @@ class Recommender:
         encoder: of records, with the vocabulary and the projection of image vectors.
         images: the image encoder it was aligned with.
         store: filled.
+
+    Attributes:
+        pictures: to be held while the bytes of an upload are in memory.
     """
 
     def __init__(self, encoder: Encoder, images: ImageEncoder, store: ProductStore, backend: Backend = "exact"):
@@ -127,7 +129,7 @@ class Recommender:
         self.index = LiveIndex(store.identity, ids, vectors, categories, backend, store.path.with_suffix(".cells"))
         self.tokens = Counter(token for each in records for token in _tokens(each))
         self.records: RecordIndex | None = None
-        self.writing = Lock()
+        self.writing, self.pictures = Lock(), asyncio.Semaphore(PICTURES_AT_ONCE)
         self.record_vectors = Batcher(self._encode, SEARCHED_AT_ONCE)
         self.searches = Batcher(self._search, SEARCHED_AT_ONCE)
         self.remembered: Remembered[str, np.ndarray] = Remembered()
@@ -146,11 +148,10 @@ class Recommender:
             ItemMissing: if there is no such product.
         """
         begin = time.perf_counter()
-        vector, found = self.store.vector(item_id), self.store.find([item_id])
-        if vector is None or not found:
+        vector, excluded = self.store.vector(item_id), frozenset(self.store.of_same_owner(item_id))
+        if vector is None:
             raise ItemMissing(item_id)
-        taken = time.perf_counter() - begin
-        return Asked(vector, True, taken, None, frozenset([item_id]), found[item_id].owner)
+        return Asked(vector, True, time.perf_counter() - begin, None, excluded)
 
     async def from_record(self, record: Record) -> Asked:
         """Raises UnknownToken."""
@@ -167,7 +168,7 @@ class Recommender:
     async def recommend(self, asked: Asked, wanted: Wanted) -> Listed:
         """The best new products, at most `wanted.top_k`."""
         begin = time.perf_counter()
-        products = (await self.searches((asked, wanted)))[: wanted.top_k]
+        products = await self.searches((asked, wanted))
         taken = time.perf_counter() - begin
         seconds = {"embedding": asked.seconds, "search": taken, "total": asked.seconds + taken}
         best = products[0][1] if products else None
@@ -250,16 +251,11 @@ class Recommender:
         found = self.index.search(vectors, count, [wanted.categories for _, wanted in queries])
         kept = [self._kept(pairs, asked, wanted) for pairs, (asked, wanted) in zip(found, queries)]
         products = self.store.find(sorted({name for pairs in kept for name, _ in pairs}))
-        return [
-            [(products[name], score) for name, score in pairs
-             if name in products and (asked.owner is None or products[name].owner != asked.owner)]
-            for pairs, (asked, _) in zip(kept, queries)
-        ]  # fmt: skip
+        return [[(products[name], score) for name, score in pairs if name in products] for pairs in kept]
 
     def _kept(self, pairs: list[tuple[str, float]], asked: Asked, wanted: Wanted) -> list[tuple[str, float]]:
-        spare = wanted.top_k + (SPARE if asked.owner is not None else 0)
         kept = [(name, score) for name, score in pairs if score >= wanted.threshold and name not in asked.excluded]
-        return kept[:spare]
+        return kept[: wanted.top_k]
 
 
 def _tokens(record: Record) -> list[tuple[str, str]]:

@@ -142,6 +142,27 @@ def test_a_file_that_is_no_catalogue_is_told(tmp_path):
         ProductStore(tmp_path / "a.db", IDENTITY)
 
 
+def test_a_catalogue_damaged_in_its_middle_is_told(tmp_path):
+    path = tmp_path / "a.db"
+    recommender(path, 200).close()
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        file.seek(size // 4)
+        file.write(b"\xff" * (size // 2))
+    with pytest.raises(UserError, match="cannot be read"):
+        recommender(path)
+
+
+def test_all_products_of_an_owner_are_named_however_many(store):
+    for number in range(30):
+        store.add(named(f"of {number % 2}: {number}"))
+    theirs = replace(pattern().product, item_id="theirs", owner="another")
+    store.add(replace(pattern(), product=theirs))
+    assert len(store.of_same_owner("of 0: 0")) == 30
+    assert store.of_same_owner("theirs") == ["theirs"]
+    assert store.of_same_owner("nobody") == []
+
+
 def test_what_was_changed_is_there_after_a_restart(tmp_path):
     first = recommender(tmp_path / "a.db")
     first.add(replace(named("kept"), vector=unit(1)[0]))

@@ -71,13 +71,6 @@ def report(
     looks, trials = looks_and_trials(runs)
     rows, candidate = judged.rows, judged.candidate
     models = {each.name: scores(rows, each, judged.prior) for each in judged.forecasts()}
-    compared = {
-        forecast.name: {each.name: differences(rows, forecast, each) for each in rivals}
-        for forecast, rivals in (
-            (candidate, (*_shared(judged), *judged.baselines)),
-            *((shared, judged.baselines) for shared in _shared(judged)),
-        )
-    }
     summary = {
         "data_source": data[0].data_source,
         "leaky": any(each.leaky for each in data),
@@ -91,7 +84,7 @@ def report(
         "configurations_tried": trials,
         "universe": dict(data[0].facts["counts"]),
         "models": models,
-        "differences": compared,
+        "differences": _differences(judged),
         "classes": _classes(judged),
         "calibration": _calibration(judged),
         "ranking": {each.name: decile_returns(each.score, rows.forward_return, rows.date) for each in _ranked(judged)},
@@ -119,6 +112,13 @@ def _entry(loaded: list[LoadedRun]) -> str:
 
 def _shared(judged: Judged) -> list[Forecast]:
     return [] if judged.shared is None else [judged.shared]
+
+
+def _differences(judged: Judged) -> dict[str, dict[str, Any]]:
+    """The candidate against every rival, and the common head against every baseline."""
+    pairs = [(judged.candidate, [*_shared(judged), *judged.baselines])]
+    pairs += [(shared, judged.baselines) for shared in _shared(judged)]
+    return {one.name: {each.name: differences(judged.rows, one, each) for each in rivals} for one, rivals in pairs}
 
 
 def _ranked(judged: Judged) -> list[Forecast]:

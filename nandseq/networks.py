@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from common.errors import UserError
+from nandseq.recurrent import FastGRU
 
 Size = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -96,7 +97,7 @@ class GruClassifier(nn.Module):
     ):
         super().__init__()
         self.inputs = Inputs(category_sizes, num_numbers, embedding_dim)
-        self.gru = nn.GRU(
+        self.gru = FastGRU(
             self.inputs.width, hidden_dim, num_layers, batch_first=True, bidirectional=bidirectional,
             dropout=dropout if num_layers > 1 else 0.0,
         )  # fmt: skip
@@ -140,7 +141,7 @@ class BlockScan(nn.Module):
         self.time_inputs, self.time_gru = None, None
         if time_branch:
             self.time_inputs = Inputs(category_sizes, num_numbers, embedding_dim)
-            self.time_gru = nn.GRU(self.time_inputs.width, hidden_dim, batch_first=True, bidirectional=True)
+            self.time_gru = FastGRU(self.time_inputs.width, hidden_dim, batch_first=True, bidirectional=True)
         self.dropout = nn.Dropout(dropout)
         self.heads = Heads(2 * hidden_dim * (1 + time_branch), num_classes, op_head, "max")
 
@@ -161,7 +162,7 @@ class BlockGru(nn.Module):
 
     def __init__(self, input_dim: int, hidden_dim: int):
         super().__init__()
-        self.onward, self.back = nn.GRU(input_dim, hidden_dim), nn.GRU(input_dim, hidden_dim)
+        self.onward, self.back = FastGRU(input_dim, hidden_dim), FastGRU(input_dim, hidden_dim)
 
     def forward(self, x: Tensor, slot: Tensor) -> Tensor:
         """The states of the commands `x` (B, L, E), where equal numbers in `slot` (B, L) belong together."""

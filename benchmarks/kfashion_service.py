@@ -32,6 +32,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import uvloop
 from PIL import Image
 
 from common.cli import fail
@@ -397,7 +398,7 @@ def main(words: list[str] | None = None) -> int:
         tokens = fill(run, options.products)
         server = Server(run, options.backend)
         try:
-            wrong = asyncio.run(measure(server, tokens, options))
+            wrong = uvloop.run(measure(server, tokens, options))
         finally:
             server.kill()
     print(f"{wrong} errors" if wrong else "no errors, no lost write")

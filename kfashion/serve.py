@@ -5,6 +5,7 @@ python -m kfashion.serve [run=latest:kfashion_stage2] [host=127.0.0.1] [port=800
 
 import ipaddress
 import os
+import re
 import secrets
 import socket
 import sys
@@ -24,6 +25,9 @@ USAGE = """python -m kfashion.serve [WORD=VALUE …]
   rate=500                     requests per second and client; 0 for any number
   paths.output_dir=outputs     where runs lie (OUTPUT_DIR)
   paths.data_dir=              where the run's data lie (DATA_DIR)
+
+One core works on each picture and each search; OMP_NUM_THREADS gives them more, which pays for a first start with a
+large catalog.path only.
 
 Changes of the catalogue need the header X-API-Key: KFASHION_API_KEY, or the key printed at the start. The catalogue
 lies below <run>/service/. Exit code: 0 stopped by a signal; 2 a mistake: one line says which."""
@@ -85,17 +89,22 @@ def _serve(options: dict[str, Any]) -> None:
 
     import uvicorn
 
+    from common.errors import UserError
     from common.rundir import resolve_run
 
     run = resolve_run(options["run"] or "latest:kfashion_stage2", options["paths.output_dir"])
+    given = os.environ.get("KFASHION_API_KEY", "")
+    if not re.fullmatch("[!-~]*", given):
+        raise UserError("KFASHION_API_KEY: need printable ASCII without spaces; no header can hold anything else.")
     host, port = options["host"] or "127.0.0.1", options["port"]
     listener = _listener(host, port)
     address = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    # torch reads it when it is loaded: teams of threads that wait for each other on few cores burn ten times the work
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from kfashion.service.app import Settings, create_app
     from kfashion.service.loading import load_recommender
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    given = os.environ.get("KFASHION_API_KEY")
     key = given or secrets.token_urlsafe(24)
     app = create_app(Settings(key, rate=options["rate"], hosts=_hosts(options["hosts"], listener)))
     app.state.run = run

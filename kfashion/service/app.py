@@ -29,6 +29,11 @@ from kfashion.service.recommend import Asked, ItemMissing, Listed, Recommender, 
 VERSION = "1.0.0"
 MOST_FILES = 10
 MOST_TOLD = 20  # mistakes of one request
+CLEARER = {  # than pydantic's messages, by the kind of mistake
+    "string_pattern_mismatch": "Need a name without spaces, control characters and / \\ ? # % &, not beginning with a dot",
+    "model_attributes_type": "Need a JSON object, sent with the header Content-Type: application/json",
+    "value_error": "Need a file",
+}
 TREND, PERSONAL = "internal_trend_analysis", "personalized_customer_recommendation"
 STATUS_CODES = {
     400: "BAD_REQUEST", 401: "UNAUTHORIZED", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE",
@@ -448,7 +453,10 @@ def _told(request: Request, error: HTTPException) -> JSONResponse:
 
 
 def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    found = [{"where": ".".join(map(str, each["loc"])), "what": each["msg"]} for each in error.errors()]
+    found = [
+        {"where": ".".join(map(str, each["loc"])), "what": CLEARER.get(each["type"], each["msg"])}
+        for each in error.errors()
+    ]
     unread = any(each["type"] == "json_invalid" or (each["type"], each["loc"]) == ("missing", ("body",))
                  for each in error.errors())  # fmt: skip
     message = "; ".join(f"{each['where']}: {each['what']}" for each in found)[:1000]

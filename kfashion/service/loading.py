@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from hydra.utils import instantiate
+from PIL import Image
 
 from common.errors import UserError
 from common.files import hash_arrays, hash_record
@@ -62,6 +63,7 @@ def load_recommender(run: Run, catalog: Path | None, data_dir: str | None, backe
         log.info(f"{store.path}: filled for the first time")
         store.fill(_demo(trained()) if catalog is None else _own(catalog, encoder, images, folder / "cache"))
     recommender = Recommender(encoder, images, store, backend)
+    images.encode(images.prepare(Image.new("RGB", (64, 64)))[None])  # the first picture takes ten times as long
     log.info(f"{len(recommender.index):,} new products from {store.path}, index {backend}")
     return recommender
 

@@ -18,7 +18,8 @@ ErrorCode = Literal[
     "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA", "VALIDATION_ERROR", "RATE_LIMITED", "NOT_READY", "INTERNAL",
 ]  # fmt: skip
 
-ITEM_ID = r"^[^\s/\\?#%&.\x00-\x1f\x7f][^\s/\\?#%&\x00-\x1f\x7f]*$"
+NEVER = r"\s/\\?#%&\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"  # from \x7f on: invisible
+ITEM_ID = rf"^[^.{NEVER}][^{NEVER}]*$"
 ItemId = Annotated[str, Field(min_length=1, max_length=128, pattern=ITEM_ID)]
 Token = Annotated[str, Field(min_length=1, max_length=50)]
 TopK = Annotated[int, Field(ge=1, le=20)]

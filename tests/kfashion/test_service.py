@@ -170,7 +170,9 @@ def test_a_name_is_given_once_and_changes_need_the_key(changing):
 @pytest.mark.parametrize("item_id", ["../catalogue.db", "a/b", "..\\x", "a b", "x" * 129])
 def test_names_that_could_be_paths_are_refused(changing, item_id):
     data = {"item_id": item_id, "category": "레트로"}
-    refused(changing.post(PRODUCTS, files=[upload(png(60))], data=data, headers=HEADERS), 422, "VALIDATION_ERROR")
+    response = changing.post(PRODUCTS, files=[upload(png(60))], data=data, headers=HEADERS)
+    told = refused(response, 422, "VALIDATION_ERROR")
+    assert "without spaces" in told or "128 characters" in told
 
 
 def test_neither_and_both_of_picture_and_item_are_bad_requests(client):
@@ -204,6 +206,14 @@ def test_descriptions_that_break_a_limit_are_refused(client, body):
 def test_hostile_json_is_refused(client, body, status):
     response = client.post(STYLE, content=body, headers={"content-type": "application/json"})
     refused(response, status, "BAD_REQUEST" if status == 400 else "VALIDATION_ERROR")
+
+
+def test_what_is_sent_as_the_wrong_kind_is_told_plainly(client):
+    told = refused(client.post(STYLE, content=b"{}", headers={"content-type": "text/plain"}), 422, "VALIDATION_ERROR")
+    assert "Content-Type: application/json" in told
+    told = refused(client.post(CUSTOMER, data={"file": "text"}), 422, "VALIDATION_ERROR")
+    assert told == "body.file.0: Need a file"
+    refused(client.get("/health/"), 404, "NOT_FOUND")
 
 
 def test_an_unknown_token_is_answered_with_the_nearest(client):

@@ -43,6 +43,12 @@ def test_a_mistake_is_one_line(word, answer, capsys, tmp_path):
     assert answer in mistake([f"paths.output_dir={tmp_path}", word], capsys)
 
 
+def test_a_key_that_no_header_can_hold_is_refused(capsys, tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").write_text("name: x")
+    monkeypatch.setenv("KFASHION_API_KEY", "열쇠")
+    assert "printable ASCII" in mistake([f"run={tmp_path}"], capsys)
+
+
 def test_a_port_that_is_taken_is_told(capsys, tmp_path):
     (tmp_path / "config.yaml").write_text("name: x")
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -28,7 +28,7 @@ export function number(value, digits = 4) {
   if (typeof value !== "number") return value === null || value === undefined || value === "" ? "–" : String(value);
   if (Number.isInteger(value)) return value.toLocaleString("en");
   const size = Math.abs(value);
-  if (size > 0 && size < 1e-3) return Number(value.toPrecision(2)).toExponential();
+  if (size > 0 && size < 1e-4) return Number(value.toPrecision(2)).toExponential();
   return Number(value.toPrecision(digits)).toString();
 }
 

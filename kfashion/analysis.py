@@ -20,7 +20,7 @@ from common.rundir import Run
 from common.stats import Interval, mean_spread
 from kfashion.baselines import rivals
 from kfashion.export import save_encoder
-from kfashion.figures import plot_similarities, plot_training, save_grid
+from kfashion.figures import plot_similarities, plot_training, save_grid, shown_name
 from kfashion.judging import Judged, epochs_of, judge, one_run, point_latest, results, stamped, view_rows
 from kfashion.report import DIRECTIONS, ENCODER, HEADLINE, SEARCHES, UNTRAINED, retrieval_report, seeds_report
 from kfashion.retrieval import (
@@ -314,7 +314,6 @@ def _searches(judged: Judged, num_queries: int, folder: Path) -> list[dict[str, 
                 for place, (each, yes) in enumerate(zip(best, right))
             ])  # fmt: skip
         if grid:
-            shown = name if name.isascii() else f"category {number + 1}"
-            title = f"{shown}: the {SHOWN} images nearest to a record (solid frame: same record)"
+            title = f"{shown_name(name, names)}: the {SHOWN} images nearest to a record (solid frame: same record)"
             save_grid(grid, folder / found[-1]["grid"], title)
     return plain(found)

@@ -17,6 +17,13 @@ PANELS = {
     "Cosine": ("val/positive_similarity", "val/negative_similarity"),
 }
 TILE = 160
+STYLES = {  # figures are in English
+    "레트로": "retro", "로맨틱": "romantic", "리조트": "resort", "매니시": "mannish", "모던": "modern",
+    "밀리터리": "military", "섹시": "sexy", "소피스트케이티드": "sophisticated", "스트리트": "street",
+    "스포티": "sporty", "아방가르드": "avant-garde", "오리엔탈": "oriental", "웨스턴": "western",
+    "젠더리스": "genderless", "컨트리": "country", "클래식": "classic", "키치": "kitsch", "톰보이": "tomboy",
+    "펑크": "punk", "페미닌": "feminine", "프레피": "preppy", "히피": "hippie", "힙합": "hip-hop", "기타": "other",
+}  # fmt: skip
 
 
 def plot_similarities(positive: np.ndarray, negative: np.ndarray, path: Path) -> None:
@@ -74,15 +81,17 @@ def plot_trend(rows: Sequence[Mapping[str, Any]], names: Sequence[str], path: Pa
 
 def plot_centrality(scores: np.ndarray, category: np.ndarray, threshold: float, path: Path) -> None:
     """Cosine with the centre of the training images, by category from the least to the most central."""
-    means = {name: scores[category == name].mean() for name in np.unique(category)}
-    names = sorted(means, key=means.get)
+    everything = np.unique(category).tolist()
+    means = {name: scores[category == name].mean() for name in everything}
+    names = sorted(everything, key=means.get)
     figure, (axes,) = new_figure(7.5, 1.8 + 0.34 * len(names), "Centrality by category; dashed: where anchors begin")
     boxes = [scores[category == name] for name in names]
     axes.boxplot(
         boxes, orientation="horizontal", widths=0.6, medianprops={"color": COLORS[1]}, flierprops={"markersize": 2}
     )
     axes.set_yticks(
-        range(1, len(names) + 1), [f"{_plain(name, k)} (n = {len(boxes[k])})" for k, name in enumerate(names)]
+        range(1, len(names) + 1),
+        [f"{shown_name(name, everything)} (n = {len(box)})" for name, box in zip(names, boxes)],
     )
     axes.axvline(threshold, color=GREY, linestyle="--", linewidth=1)
     axes.set_xlabel("Cosine with the centre of the training images", fontsize=10)
@@ -114,10 +123,15 @@ def save_grid(rows: Sequence[Sequence[tuple[Image.Image, str, bool | None]]], pa
             axes.spines[:].set(
                 visible=True, color=color, linewidth=2.5, linestyle="-" if right in (None, True) else "--"
             )
-            axes.set_title(caption, fontsize=7.5, color=color)
+            axes.set_title("".join(filter(str.isascii, caption)), fontsize=7.5, color=color)
             for name, value in zip(table, (r, c, caption, right)):
                 table[name].append(value)
     save_figure(figure, path, table)
+
+
+def shown_name(name: str, names: Sequence[str]) -> str:
+    """A category in letters that any font has: as it is, the English of a style, or its place among all `names`."""
+    return name if name.isascii() else STYLES.get(name, f"category {list(names).index(name) + 1}")
 
 
 def _tile(picture: Image.Image) -> np.ndarray:
@@ -139,8 +153,3 @@ def _two_by_two(figure: Figure) -> list:
         axes.grid(color="#E4E4E4", linewidth=0.8)
         axes.set_axisbelow(True)
     return panels
-
-
-def _plain(name: str, number: int) -> str:
-    """The name where any font has its letters, else a number; the table beside the figure has the name."""
-    return name if name.isascii() else f"category {number + 1}"

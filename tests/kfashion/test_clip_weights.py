@@ -119,7 +119,18 @@ def test_a_folder_that_is_no_clip_is_told_in_one_line(tmp_path, config, line):
 
 
 @pytest.mark.slow
-def test_another_preparation_than_clips_is_refused(tmp_path, model):
-    encoder = write(tmp_path, published(model.state_dict()), preprocessor=PREPROCESSOR | {"size": 40})
-    with pytest.raises(UserError, match="need size and crop_size 32"):
+def test_a_config_that_is_no_object_is_told_in_one_line(tmp_path):
+    encoder = write(tmp_path, None)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"config\.json: holds no object"):
+        _ = encoder.id
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change", [{"size": 40}, {"size": {"height": 32, "width": 32}}, {"do_normalize": False}, {"resample": 0}]
+)
+def test_another_preparation_than_clips_is_refused(tmp_path, model, change):
+    encoder = write(tmp_path, published(model.state_dict()), preprocessor=PREPROCESSOR | change)
+    with pytest.raises(UserError, match=r"need size .* and crop_size 32"):
         _ = encoder.id

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common.config import compose
 from common.errors import ChecksFailed, UserError
 from kfashion.data import FolderData, SyntheticData, TableData
 from kfashion.encoders import EfficientNetLite0, PixelProjection, fit_projection
@@ -172,6 +173,12 @@ def folders(tmp_path, **changes):
         "category_source": "garment", "crop_padding": 0.1, "extra_fields": ["색상"], **changes,
     }  # fmt: skip
     return FolderData(**common(tmp_path, shares=[0.6, 0.2, 0.2]), **settings)
+
+
+def test_the_three_folders_of_the_sample_are_read_unless_others_are_named():
+    config = compose("kfashion_stage2", ["data=kfashion/aihub", "data.path=labels"])
+    assert config.data.folders == ["레트로", "로맨틱", "리조트"]
+    assert not config.data.include_other
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):

@@ -77,6 +77,8 @@ def _options(words: list[str]) -> dict[str, Any]:
         raise UserError(f"rate={options['rate']}: need requests per second, 0 or more.")
     if options["backend"] not in ("exact", "ivf"):
         raise UserError(f"backend={options['backend']}: no such index; there are exact, ivf.")
+    if options["hosts"] is not None and not options["hosts"].strip(" ,"):
+        raise UserError(f"hosts={options['hosts']}: names nobody; leave the word out for the usual names.")
     if options["catalog.path"] is not None and not Path(options["catalog.path"]).is_dir():
         raise UserError(f"catalog.path={options['catalog.path']}: no such folder.")
     return options

@@ -30,7 +30,7 @@ VERSION = "1.0.0"
 MOST_FILES = 10
 MOST_TOLD = 20  # mistakes of one request
 CLEARER = {  # than pydantic's messages, by the kind of mistake
-    "string_pattern_mismatch": "Need a name without spaces, control characters and / \\ ? # % &, not beginning with a dot",
+    "string_pattern_mismatch": "Need a name without spaces, control characters or any of / \\ ? # % &; no dot first",
     "model_attributes_type": "Need a JSON object, sent with the header Content-Type: application/json",
     "value_error": "Need a file",
 }

@@ -70,7 +70,9 @@ class RayTrial(tune.Trainable):
     def _train(self, typed: list[str], reporter: "Reporter") -> None:
         try:
             config = compose_trial(typed)
-            train_run(config, self.run, NoSignals(), typed, reporter=reporter)
+            summary = train_run(config, self.run, NoSignals(), typed, reporter=reporter).summary
+            # asked for only where there was no epoch left to report, as of a checkpoint whose patience is at its end
+            reporter.reports.put({config.monitor: summary["objective"], "epoch": summary["epochs"], "done": True})
         except Diverged:
             worst = math.inf if config.mode == "min" else -math.inf
             reporter.reports.put({config.monitor: worst, "epoch": config.phase.epochs, "done": True})

@@ -100,6 +100,16 @@ def validate(config: DictConfig) -> None:
         _check_target(path, node, facts_known="facts" in config)
 
 
+def validate_part(node: DictConfig, path: str) -> None:
+    """Check what a node outside a run's own config would build, such as `hydra.sweeper`, against its constructors.
+
+    Raises:
+        UserError: as `validate`.
+    """
+    for each_path, each in _targets(node, path):
+        _check_target(each_path, each, facts_known=True)
+
+
 def _missing(node: Any, path: str) -> Iterator[str]:
     if node == "???":
         yield path

@@ -13,6 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from common.config import initialised, options
 from common.errors import UserError
+from common.schema import validate_part
 
 Space = dict[str, BaseDistribution]
 
@@ -57,6 +58,7 @@ def read_sweep(words: Iterable[str]) -> tuple[DictConfig, Space, dict[str, str]]
             raise UserError(f"{key}: which one? There are {', '.join(options(key))}.")
     with initialised():
         config = hydra.compose("train", list(typed.values()), return_hydra_config=True)
+    validate_part(config.hydra.sweeper, "hydra.sweeper")
     space, shared = parse_space(config.hydra.sweeper.params, words)
     if not space:
         raise UserError("sweep: nothing to search; choose a sweep=… or write for example 'optim.lr=1e-3,1e-2'.")

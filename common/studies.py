@@ -49,20 +49,22 @@ def open_storage(address: str) -> BaseStorage:
     Raises:
         UserError: if it cannot be reached, naming it without its password.
     """
-    if address.startswith(JOURNAL):
-        path = Path(address.removeprefix(JOURNAL))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(path)))
+    known = f"use sqlite:///PATH, postgresql+psycopg://… or {JOURNAL}PATH"
+    url: Any = address
     try:
+        if address.startswith(JOURNAL):
+            path = Path(address.removeprefix(JOURNAL))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(JournalFileBackend(str(path)))
         url = make_url(address)
         if url.get_backend_name() == "sqlite":
             Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
             return _serialised(_open_database(address, {"timeout": 60}))
         return _open_database(address, {})
     except ArgumentError:
-        raise UserError(f"storage={address}: use sqlite:///PATH, postgresql+psycopg://… or {JOURNAL}PATH.") from None
-    except ImportError:
-        raise UserError(f"storage={url}: its driver is not installed; `uv pip install 'psycopg[binary]'`.") from None
+        raise UserError(f"storage={address}: {known}.") from None
+    except ImportError as error:
+        raise UserError(f"storage={url}: its driver is not installed ({error}); {known}.") from None
     except (OperationalError, OSError) as error:
         reason = " ".join(str(getattr(error, "orig", error)).split())
         raise UserError(f"storage={url}: cannot be opened ({reason}).") from None

@@ -10,7 +10,6 @@ from typing import Any
 
 import optuna
 from hydra.core.utils import JobReturn
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from optuna.samplers import BaseSampler
@@ -19,6 +18,7 @@ from optuna.trial import Trial, TrialState
 from common.config import DIRECTIONS, ROOT
 from common.errors import ChecksFailed, UserError
 from common.rundir import Busy, Run, first_line, flat_config, objectives_of
+from common.schema import validate_part
 from common.search_space import as_words, grid, parse_space
 from common.studies import TooManyFailures, TrialQueue, open_storage, open_study, print_outcome
 
@@ -61,7 +61,7 @@ class Sweep:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         keys = ", ".join(self.space)
         print(f"study {self.study.study_name}: {self.num_trials} trials of {keys}  → {Run(self.folder)}", flush=True)
-        with _signals_exit():
+        with signals_exit():
             try:
                 while trials := self.queue.take(self.sweeper.n_jobs):
                     self._launch(trials)
@@ -159,21 +159,13 @@ class Sweep:
             if any(self.folder.glob("*/status.json")):
                 raise UserError(f"study={name}: {Run(self.folder)} holds runs of another study of that name; "
                                 "choose another name, or remove them.")  # fmt: skip
-            self._check()
+            from common.sweep_checks import check_sweep  # imports what the trials need: slow
+
+            words = [*self.config.hydra.overrides.hydra, self.shared["experiment"]]
+            check_sweep(self._compose, self.space, self.objectives, words)
         number_there = known[name].n_trials if name in known else 0
         pruner = instantiate(self.config.pruner) or optuna.pruners.NopPruner()
         return open_study(storage, name, self.directions, self._sampler(number_there), pruner, self._definition())
-
-    def _check(self) -> None:
-        """Find the mistakes that would show in every trial, before the first."""
-        from common.sweep_checks import check_objectives, check_space  # imports what the trials need: slow
-
-        check_space(self._compose, self.space)
-        experiment = self.sweeper.loader.load_configuration(
-            self.config.hydra.job.config_name, [self.shared["experiment"]], run_mode=RunMode.RUN
-        )
-        if self.objectives != [experiment.monitor]:  # what the experiment itself decides by is there
-            check_objectives(self._compose, self.space, self.objectives)
 
     def _compose(self, words: Sequence[str]) -> DictConfig:
         """The config of a trial, as its job composes it."""
@@ -200,6 +192,7 @@ class Sweep:
         return [directions] if isinstance(directions, str) else list(directions)
 
     def _check_settings(self) -> None:
+        validate_part(self.config.hydra.sweeper, "hydra.sweeper")
         name, direction = self.sweeper.study_name, self.directions[0]
         if "/" in name:
             raise UserError(f"study={name}: the name of a study is one of a folder, without '/'.")
@@ -227,8 +220,8 @@ class Sweep:
 
 
 @contextmanager
-def _signals_exit() -> Iterator[None]:
-    """Between trials, Ctrl-C and SIGTERM end the process with 130 and 143; within one, the run obeys them."""
+def signals_exit() -> Iterator[None]:
+    """A context in which Ctrl-C and SIGTERM end the process with 130 and 143; within a trial, the run obeys them."""
 
     def leave(number: int, _: Any) -> None:
         raise SystemExit(128 + number)

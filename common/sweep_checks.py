@@ -1,11 +1,13 @@
 """Before the first trial of a study: is every point of the space a valid config, and is the objective logged?"""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from common.config import initialised
 from common.errors import UserError, nearest
 from common.recorder import GracefulStop
 from common.rundir import Run, find_runs
@@ -13,6 +15,23 @@ from common.schema import validate
 from common.search_space import Space, as_words, corners
 
 Compose = Callable[[Sequence[str]], DictConfig]  # words that set the values of a trial → its config
+
+
+def check_sweep(compose: Compose, space: Space, objectives: Sequence[str], words: Iterable[str]) -> None:
+    """Find the mistakes that would show in every trial.
+
+    Args:
+        words: of the command line, among them the experiment.
+
+    Raises:
+        UserError, HydraException: for a key or value that may not be, or an objective that is not logged.
+    """
+    check_space(compose, space)
+    with initialised():
+        own = [word for word in words if word.startswith(("experiment=", "hydra.searchpath="))]
+        experiment = hydra.compose("train", own)
+    if list(objectives) != [experiment.monitor]:  # what the experiment itself decides by is there
+        check_objectives(compose, space, objectives)
 
 
 def check_space(compose: Compose, space: Space) -> None:

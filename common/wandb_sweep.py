@@ -27,7 +27,7 @@ def definition(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError, HydraException: for a mistake in the words, or what W&B cannot search.
     """
-    from common.sweep_checks import check_space  # imports what the trials need: slow
+    from common.sweep_checks import check_sweep  # imports what the trials need: slow
 
     config, space, shared = read_sweep(words)
     if config.objectives:
@@ -36,7 +36,7 @@ def definition(words: Sequence[str]) -> dict[str, Any]:
     if method == "grid":
         grid(space)  # refuses intervals
     typed = [word for key, word in shared.items() if not key.startswith(OURS)]
-    check_space(lambda point: compose_trial([*typed, "study=x", *point]), space)
+    check_sweep(lambda point: compose_trial([*typed, "study=x", *point]), space, [config.monitor], typed)
     # one run, with the settings of the sweep file; runs of one study lie together
     own = [f"study='{config.study}'", "hydra.mode=RUN", "logger=wandb", "logger.wandb.offline=false"]
     return {

@@ -1,7 +1,9 @@
 """Hydra's door to `common.sweep`. Hydra imports every plugin at every start, so nothing heavy may be imported here."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
+from annotated_types import Ge, Gt, Le
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -26,8 +28,9 @@ class StudySweeper(Sweeper):
     """
 
     def __init__(
-        self, sampler: DictConfig, direction: Any, storage: str, study_name: str, n_trials: int, n_jobs: int,
-        max_failure_rate: float, params: DictConfig, heartbeat_s: float,
+        self, sampler: DictConfig, direction: Any, storage: str, study_name: str, n_trials: Annotated[int, Ge(1)],
+        n_jobs: Annotated[int, Ge(1)], max_failure_rate: Annotated[float, Ge(0), Le(1)], params: Mapping[str, Any],
+        heartbeat_s: Annotated[float, Gt(0)],
     ):  # fmt: skip
         self.sampler, self.direction, self.storage, self.study_name = sampler, direction, storage, study_name
         self.n_trials, self.n_jobs, self.max_failure_rate = n_trials, n_jobs, max_failure_rate

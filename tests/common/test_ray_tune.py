@@ -23,6 +23,10 @@ def test_without_ray_there_is_one_line(monkeypatch):
     [
         ([], "scheduler: which one. There are asha, pbt"),
         (["scheduler=asha", "objectives=[a,b]"], "objectives: Ray's schedulers decide by one metric"),
+        (["scheduler=asha", "scheduler.reduction=1"], "scheduler.reduction=1: input should be greater than 1"),
+        (["scheduler=pbt", "scheduler.share=0.6"], "scheduler.share=0.6: input should be less than or equal to 0.5"),
+        (["scheduler=asha", "monitor=val/los"], "objective val/los: no run logs it"),
+        (["scheduler=asha", "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: input should be greater"),
         (["scheduler=asha", "sweep=base"], "sweep: nothing to search"),
         (["scheduler=asha", "seed=choice(1,-1)"], "seed=-1"),
     ],

@@ -47,6 +47,7 @@ def test_words_that_are_no_numbers_are_written_as_hydra_reads_them():
         (["objectives=[val/loss,num_parameters]"], "objectives: a W&B sweep has one metric"),
         (["model.hidden_dim=tag(log,int(interval(1,8)))"], "model.hidden_dim: W&B draws no whole numbers"),
         (["model.hidden_dim=4,0.5"], "model.hidden_dim=0.5"),
+        (["monitor=val/los"], "objective val/los: no run logs it"),
     ],
 )
 def test_what_cannot_be_a_definition_is_told(words, message):

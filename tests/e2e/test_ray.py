@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import optuna
@@ -20,19 +22,28 @@ pytestmark = pytest.mark.slow
 
 TOY = (f"hydra.searchpath=[file://{ROOT}/tests/conf]", "experiment=toy", "sweep=toy", "study=s")
 TUNE = ("-m", "common.ray_tune", *TOY, "hydra.launcher.ray.init.num_cpus=2", "hydra.sweeper.n_trials=4")
+GRID = ("hydra/sweeper/sampler=grid",)
 
 
-def python(folder: Path, *words: str) -> subprocess.CompletedProcess:
+def start(folder: Path, *words: str) -> subprocess.Popen:
     """Ray starts processes by its parent's command line, so ours must be an ordinary one."""
     ours = {
         "OUTPUT_DIR": str(folder),
         "OMP_NUM_THREADS": "4",
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": "300",  # the machine may be busy
     }
-    return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=os.environ | ours, timeout=400, capture_output=True, text=True
-    )
+    return subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, env=os.environ | ours, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+
+
+def python(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    process = start(folder, *words)
+    out, err = process.communicate(timeout=400)
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
 def trials(folder: Path) -> list[FrozenTrial]:
@@ -46,7 +57,7 @@ def read(folder: Path, number: int, name: str) -> dict:
 def test_the_launcher_runs_a_study_and_each_trial_has_the_threads_it_asked_for(tmp_path):
     done = python(tmp_path, "train.py", *TOY, "hydra/launcher=ray", "hydra.sweeper.n_trials=3",
                   "hydra.sweeper.n_jobs=2", "phase.epochs=4", "pruner=median", "pruner.n_startup_trials=1",
-                  "hydra/sweeper/sampler=grid", "optim.lr=0.1,0.01,0.0001", "model.hidden_dim=8")  # fmt: skip
+                  *GRID, "optim.lr=0.1,0.01,0.0001", "model.hidden_dim=8")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [trial.state for trial in trials(tmp_path)][::2] == [TrialState.COMPLETE, TrialState.PRUNED]
     assert read(tmp_path, 0, "environment")["num_threads"] == 1
@@ -54,27 +65,43 @@ def test_the_launcher_runs_a_study_and_each_trial_has_the_threads_it_asked_for(t
 
 
 def test_halving_ends_bad_trials_early_and_leaves_a_study(tmp_path):
-    done = python(tmp_path, *TUNE, "scheduler=asha", "scheduler.reduction=2", "phase.epochs=4")
+    words = (*TUNE, *GRID, "optim.lr=0.1,1e-5", "model.hidden_dim=8", "hydra.launcher.ray.init.num_cpus=1")
+    done = python(tmp_path, *words, "scheduler=asha", "phase.epochs=4")
     assert done.returncode == 0, done.stderr
-    states = [trial.state for trial in trials(tmp_path)]
-    assert set(states) == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE, TrialState.PRUNED]
+    assert [trial.params["optim.lr"] for trial in trials(tmp_path)] == [0.1, 1e-5]
     for number, trial in enumerate(trials(tmp_path)):
         summary = read(tmp_path, number, "summary")
         assert trial.value == summary["objective"] == min(trial.intermediate_values.values())
-        assert trial.last_step == summary["epochs"]
-        assert read(tmp_path, number, "status")["status"] == ("done" if summary["epochs"] == 4 else "pruned")
-    again = python(tmp_path, *TUNE, "scheduler=asha")
+        assert trial.last_step == summary["epochs"] == (4, 1)[number]
+        assert read(tmp_path, number, "status")["status"] == ("done", "pruned")[number]
+    again = python(tmp_path, *words, "scheduler=asha")
     assert again.returncode == 2
     assert again.stderr.splitlines()[-1].startswith("error: study=s: is there already")
 
 
 def test_a_population_goes_on_from_the_weights_of_its_best(tmp_path):
-    done = python(tmp_path, *TUNE, "scheduler=pbt", "scheduler.share=0.5", "phase.epochs=6", "optim.lr=1e-5,0.1")
+    done = python(tmp_path, *TUNE, *GRID, "scheduler=pbt", "scheduler.share=0.5", "phase.epochs=6",
+                  "optim.lr=1e-5,0.1", "model.hidden_dim=4,8")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [trial.state for trial in trials(tmp_path)] == 4 * [TrialState.COMPLETE]
     lineages = [(tmp_path / "studies" / "s" / str(n) / "metrics.csv").read_text().splitlines()[1] for n in range(4)]
-    assert len(set(lineages)) < 4
+    assert len(set(lineages)) < 4  # each began with other values
     assert not list(tmp_path.rglob("checkpoint_*"))
+
+
+def test_a_signal_ends_a_search_and_what_ended_by_then_is_in_the_study(tmp_path):
+    words = (*TUNE, *GRID, "optim.lr=0.1,0.05,0.02", "model.hidden_dim=8", "hydra.launcher.ray.init.num_cpus=1")
+    process = start(tmp_path, *words, "scheduler=asha", "scheduler.first_epochs=60", "phase.epochs=60")
+    while not (tmp_path / "studies" / "s" / "1" / "metrics.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 143, errors
+    assert "Traceback" not in errors
+    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE, TrialState.PRUNED]
+    assert not (tmp_path / "studies" / "s" / "2").exists()
 
 
 @pytest.fixture

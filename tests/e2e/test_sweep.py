@@ -136,12 +136,6 @@ def test_launchers_share_a_study(tmp_path):
     assert environment["num_threads"] == 1
 
 
-def test_the_ray_launcher_runs_a_study(tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="an optional extra")
-    assert sweep(tmp_path, "hydra/launcher=ray", "hydra.sweeper.n_trials=1", "phase.epochs=1").code == 0
-    assert trials(tmp_path)[0].state is TrialState.COMPLETE
-
-
 LASPS = (
     "data.stocks_per_sector=1", "data.start=2022-01-03", "data.end=2024-06-28", "data.split.val_start=2023-08-01",
     "data.split.test_start=2024-01-02", "model.hidden_dim=8", "model.num_heads=2", "model.feedforward_dim=8",
@@ -183,6 +177,9 @@ def test_the_stock_sweeper_runs_the_same_file(tmp_path):
         (["hydra.sweeper.direction=maximize"], "error: hydra.sweeper.direction=maximize: val/loss has mode=min."),
         (["hydra.sweeper.storage='postgresql+psycopg://me@127.0.0.1:1/x'"], "cannot be opened (connection failed"),
         (["sweep=tyo"], "error: sweep=tyo: no such option."),
+        (["pruner=asah"], "error: pruner=asah: no such option. Did you mean asha?"),
+        (["hydra.sweeper.n_trials=0"], "error: hydra.sweeper.n_trials=0: input should be greater than or equal to 1"),
+        (["hydra.sweeper.max_failure_rate=2"], "max_failure_rate=2: input should be less than or equal to 1"),
     ],
 )
 def test_a_mistake_is_one_line_before_the_first_trial(tmp_path, words, message):

@@ -22,6 +22,8 @@ DIRECTIONS = {"min": "minimize", "max": "maximize"}  # Lightning's word, and Opt
 
 OmegaConf.register_new_resolver("project_root", lambda: str(ROOT), replace=True)
 OmegaConf.register_new_resolver("direction_of", DIRECTIONS.__getitem__, replace=True)
+# for optim.fused: under mixed precision Lightning clips no gradients of a fused optimiser
+OmegaConf.register_new_resolver("is_full", lambda precision: "mixed" not in str(precision), replace=True)
 
 
 def options(group: str) -> list[str]:

@@ -62,8 +62,10 @@ def trend(runs: list[Run], split: Split, output: Path, data_dir: str | None) -> 
     """Hits, reciprocal rank, cosines, spread of vectors and speed of training, run by run in the order of their ends.
 
     Raises:
-        UserError: for runs on different data.
+        UserError: for fewer than two runs, or runs on different data.
     """
+    if len(runs) < 2:
+        raise UserError("analysis=kfashion/trend draws several runs; pass run=[DIR,DIR,…], or run=SWEEP.")
     rows, data = [], None
     for run in sorted(runs, key=lambda each: each.status["time"]):
         judged = judge(run, split, data_dir, data)

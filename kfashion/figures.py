@@ -62,7 +62,9 @@ def plot_training(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 
 def plot_trend(rows: Sequence[Mapping[str, Any]], names: Sequence[str], path: Path) -> None:
     """Metrics with their intervals run by run; dashed: chance."""
-    figure, (axes,) = new_figure(1.6 + 0.6 * max(len(rows), 6), 3.8, "Equal record in the whole gallery, run by run")
+    figure, (axes,) = new_figure(
+        1.6 + 0.6 * max(len(rows), 6), 3.8, "Equal record in the whole gallery, run by run; dashed: chance"
+    )
     places, table = np.arange(1, len(rows) + 1), {}
     for shift, name, color in zip(np.linspace(-0.1, 0.1, len(names)), names, COLORS):
         value, low, high, chance = (

@@ -76,8 +76,8 @@ class AttributeEncoder(nn.Module):
         )
 
     def forward(self, codes: Codes) -> Tensor:
-        """(B, 512) vectors of length 1."""
-        return normalize(self.mlp(torch.cat(self.fields(codes), dim=-1)), dim=-1, eps=1e-12)
+        """(B, 512) float32 vectors of length 1, also under mixed precision."""
+        return normalize(self.mlp(torch.cat(self.fields(codes), dim=-1)).float(), dim=-1, eps=1e-12)
 
 
 class ResidualEncoder(nn.Module):
@@ -115,11 +115,11 @@ class ResidualEncoder(nn.Module):
         self.output = nn.Linear(hidden_dim, output_dim)
 
     def forward(self, codes: Codes) -> Tensor:
-        """(B, 512) vectors of length 1."""
+        """(B, 512) float32 vectors of length 1, also under mixed precision."""
         x = self.input(torch.cat(self.fields(codes), dim=-1))
         for layer in self.layers:
             x = x + layer(x)
-        return normalize(self.output(x), dim=-1, eps=1e-12)
+        return normalize(self.output(x).float(), dim=-1, eps=1e-12)
 
 
 class AttentionEncoder(nn.Module):
@@ -155,9 +155,9 @@ class AttentionEncoder(nn.Module):
         )
 
     def forward(self, codes: Codes) -> Tensor:
-        """(B, 512) vectors of length 1."""
+        """(B, 512) float32 vectors of length 1, also under mixed precision."""
         tokens = torch.stack(self.fields(codes), dim=1) + self.field_tag
-        return normalize(self.mlp(self.attention(tokens).flatten(1)), dim=-1, eps=1e-12)
+        return normalize(self.mlp(self.attention(tokens).flatten(1)).float(), dim=-1, eps=1e-12)
 
 
 class FieldHeads(nn.Module):

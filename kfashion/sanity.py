@@ -56,7 +56,7 @@ def sanity(runs: list[Run], split: Split, output: Path, data_dir: str | None) ->
     line = result_line(failed)
     summary = plain({**stamped(judged, split), "result": line, "checks": checks, "failed": failed})
     write_json(output / "temp_logs" / "sanity_check_results.json", summary)
-    rows = [[each["check"], "pass" if each["passed"] else "FAIL", each["measured"]] for each in checks]
+    rows = [[each["check"], "pass" if each["passed"] else "FAIL", f"{each['measured']:.3g}"] for each in checks]
     write_text(output / "report.md", f"{format_table(rows, ['check', 'result', 'measured'])}\n{line}\n")
     point_latest(output)
     return summary

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from common.errors import UserError
 from common.files import read_json
-from common.rundir import Run, resolve_run
+from common.rundir import Run, find_runs, resolve_run
 from kfashion.export import load_encoder
 from tests.processes import ROOT, command
 
@@ -67,6 +67,12 @@ def test_retrieval_leaves_all_result_files(folder):
     assert set(table) == {"instance", "attr", "category"}
     assert 0 < table["attr"]["hit_at_5"]["chance"] < 1
     assert set(summary["image_to_image"]) == {"attr", "category"}
+    assert sum(row["n"] for row in summary["by_category"]) == summary["n"]
+    assert summary["inbatch_16"]["chance"] == 5 / 16
+    report = (output / "report.md").read_text(encoding="utf-8")
+    assert "the original published 0.641" in report
+    grids = {query["category"]: query["grid"] for query in searches["queries"]}
+    assert all(f"[{name}](results/similarity_search/{grid})" in report for name, grid in grids.items())
     assert summary["gallery"] == summary["n"]
     assert (output.parent / "latest" / "results" / "training_summary.json").is_file()
     assert all(row["achieved"] is None for row in summary["targets"])  # drawn data achieve no target
@@ -108,6 +114,45 @@ def test_the_dashboard_can_read_what_the_evaluations_wrote(folder):
     found = read_json(judged(folder, "dashboard") / "results" / "dashboard.json")
     assert found["problems"] == []
     assert found["kpi"]["total_items"] > 0
+
+
+def test_samples_of_augmentation_are_shown(folder):
+    output = judged(folder, "augmentation")
+    samples = read_json(output / "results" / "augmented_samples.json")["augmented_samples"]
+    pictures = {(each["method"], each["augmented"]) for each in samples if each["kind"] == "image"}
+    assert {method for method, _ in pictures} == {"view", "autoaugment"}
+    assert all((output / "results" / "augmented_pictures" / name).is_file() for _, name in pictures)
+    assert (output / "results" / "augmented_pictures.png").is_file()
+    assert "augmented_pictures.png" in (output / "report.md").read_text(encoding="utf-8")
+
+
+AUGMENTED = ["init_from=null", "phase.epochs=3", "data.batch_size=32", "data.n_views=1", "module.mixup=0.2",
+             "module.augmentation.field_dropout=0.2", "module.augmentation.synonym=0.5"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "name"), [(5, "SIGKILL"), (6, "SIGTERM")])
+def test_a_stopped_run_with_every_augmentation_resumes_to_the_same_bits(folder, tmp_path, step, name):
+    places = [f"data.cache_dir={folder}/cache/kfashion"]
+    words = ["experiment=kfashion_stage2", *SMALL, *AUGMENTED, *places, "callbacks.recorder.every_n_steps=2"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert command("train.py", *words, env=env(whole)).code == 0
+    code = command("train.py", *words, env=env(stopped), at=f"{step}:{name}").code
+    assert code == (-9 if name == "SIGKILL" else 143)
+    run, reference = (find_runs(each, "kfashion_stage2")[0] for each in (stopped, whole))
+    assert not run.finished
+    resumed = command("train.py", f"resume={run.path}", env=env(stopped))
+    assert resumed.code == 0, resumed.err
+    assert (run.path / "metrics.csv").read_bytes() == (reference.path / "metrics.csv").read_bytes()
+
+
+def test_mixed_precision_trains(folder, tmp_path):
+    words = ["init_from=null", "phase.epochs=1", "trainer.precision=bf16-mixed"]
+    places = [f"data.cache_dir={folder}/cache/kfashion"]
+    done = command("train.py", "experiment=kfashion_stage2", *SMALL, *words, *places, env=env(tmp_path))
+    assert done.code == 0, done.err
+    metrics = resolve_run("latest:kfashion_stage2", tmp_path).summary["metrics"]
+    assert metrics["val/norm_error"]["value"] < 1e-4
+    assert metrics["val/loss"]["value"] > 0
 
 
 def test_more_than_a_hundred_samples_are_refused(folder):

@@ -43,6 +43,11 @@ def test_only_seeds_that_both_have_are_compared(monkeypatch, tmp_path):
     assert compared(monkeypatch, tmp_path, found)["values"][1]["over_baseline"]["hit_at_5"] is None
 
 
+def test_one_run_is_no_trend(tmp_path):
+    with pytest.raises(UserError, match="several runs"):
+        comparison.trend([None], "val", tmp_path, None)
+
+
 def test_one_value_is_no_comparison(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"all runs have 0\.07"):
         compared(monkeypatch, tmp_path, scores({0.07: 0.5}))

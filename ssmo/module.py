@@ -13,10 +13,10 @@ from common.errors import UserError
 from common.module import TrunkModule
 from common.rundir import first_line
 from ssmo.data.base import SPLITS, PairBatch
-from ssmo.dynamics import probe, summarise
+from ssmo.dynamics import gradients, probe, summarise
 from ssmo.methods import Elements, Method, PairLoss
 from ssmo.networks.pair import Pair
-from ssmo.tasks import Task
+from ssmo.tasks import Answer, Task
 
 SUMS = ("loss", "sup_loss", "im_loss", "truth_loss", "active", "agreed", "valid")
 
@@ -64,8 +64,7 @@ class PairModule(TrunkModule):
         self.probes = tuple([tuple(each) for each in probes] for probes in checkpoint["probes"])
 
     def configure_optimizers(self) -> tuple[list, list]:
-        optimizers = [self.optimizer_factory([each for each in slot.parameters() if each.requires_grad])
-                      for slot in self.network.slots]  # fmt: skip
+        optimizers = [self.optimizer_factory(trainable(slot)) for slot in self.network.slots]
         schedulers = [torch.optim.lr_scheduler.LambdaLR(each, self._rate_factor) for each in optimizers]
         return optimizers, schedulers
 
@@ -94,11 +93,17 @@ class PairModule(TrunkModule):
         strength = self.method.strength_at(self.current_epoch)
         views = self.elements(batch, outputs)
         losses = [self.method.loss(elements, strength) for elements in views]
-        if self.method.probe_every and batch_idx % self.method.probe_every == 0:
-            self._probe(losses)
-        self._step(losses[0].total + losses[1].total, batch_idx)
+        total = losses[0].total + losses[1].total
+        probing = self.method.probe_every and batch_idx % self.method.probe_every == 0
+        imitation = self._imitation_gradients(losses) if probing else []
+        for optimizer in self.optimizers():
+            optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(total)
+        if probing:
+            self._probe(imitation)
+        self._step()
         self.sums += self.figures(batch, outputs, views, losses) * len(batch)
-        return self.record_train_loss((losses[0].total + losses[1].total).detach(), len(batch), batch_idx)
+        return self.record_train_loss(total.detach(), len(batch), batch_idx)
 
     def _forward(self, number: int, x: Tensor, batch_idx: int) -> Tensor:
         key = [self.seed, self.current_epoch, batch_idx, number]
@@ -113,48 +118,61 @@ class PairModule(TrunkModule):
 
         Gradients do not cross: what a model learns from is detached.
         """
-        own = [self._judge(*each) for each in zip(outputs, batch.targets, strict=True)]
+        answers = [self.task.answer(output) for output in outputs]
+        own = [self._judge(*each) for each in zip(answers, batch.targets, strict=True)]
         if self.averages is not None:
             with torch.no_grad():
-                teachers = [average(batch.x) for average in self.averages]
+                teachers = [self.task.answer(average(batch.x)) for average in self.averages]
         else:
-            teachers = [outputs[1].detach(), outputs[0].detach()]
+            teachers = [answers[1].detach(), answers[0].detach()]
         if self.averages is None and batch.targets[0] is batch.targets[1]:
             theirs = own[::-1]  # the peer was judged by the same labels already
         else:
             theirs = [self._judge(*each) for each in zip(teachers, batch.targets, strict=True)]
-        views = zip(outputs, teachers, batch.targets, batch.taught, own, theirs, strict=True)
+        views = zip(answers, teachers, batch.targets, batch.taught, own, theirs, strict=True)
         return [self._view(*each) for each in views]
 
-    def _judge(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def _judge(self, answer: Answer, target: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of every element, and whether it is right."""
-        return self.task.losses(output, target), self.task.right(output.detach(), target)
+        return self.task.losses(answer, target), self.task.right(answer.output.detach(), target)
 
     def _view(
-        self, output: Tensor, teacher: Tensor, target: Tensor, taught: Tensor, own: tuple[Tensor, Tensor],
+        self, answer: Answer, teacher: Answer, target: Tensor, taught: Tensor, own: tuple[Tensor, Tensor],
         theirs: tuple[Tensor, Tensor],
     ) -> Elements:  # fmt: skip
         losses, right = own
         distances = (
-            self.task.distance(output, teacher, self.method.imitation, self.method.temperature)
+            self.task.distance(answer, teacher, self.method.imitation, self.method.temperature)
             if self.method.imitates
             else torch.zeros_like(losses)
         )
         taught = taught.view(-1, *[1] * (losses.dim() - 1))
         return Elements(losses, theirs[0].detach(), distances, self.task.valid(target), taught, right, theirs[1])
 
-    def _probe(self, losses: Sequence[PairLoss]) -> None:
-        for slot, loss, probes in zip(self.network.slots, losses, self.probes, strict=True):
-            probes.append(probe(loss.supervised, loss.imitation, slot.parameters()))
+    def _imitation_gradients(self, losses: Sequence[PairLoss]) -> list[list[Tensor]]:
+        """Of both models, as `manual_backward` makes those of the whole loss: scaled, and averaged over processes."""
+        return [
+            [self._averaged(each) for each in gradients(self._gradient_scale() * loss.imitation, trainable(slot))]
+            for slot, loss in zip(self.network.slots, losses, strict=True)
+        ]
 
-    def _step(self, loss: Tensor, batch_idx: int) -> None:
-        optimizers, schedulers = self.optimizers(), self.lr_schedulers()
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(loss)
-        for slot, optimizer, scheduler in zip(self.network.slots, optimizers, schedulers, strict=True):
+    def _probe(self, imitation: Sequence[list[Tensor]]) -> None:
+        for slot, theirs, probes in zip(self.network.slots, imitation, self.probes, strict=True):
+            total = [torch.zeros_like(each) if each.grad is None else each.grad for each in trainable(slot)]
+            probes += probe([each[None] for each in total], [each[None] for each in theirs])
+
+    def _averaged(self, gradient: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(gradient, reduce_op="mean")
+
+    def _gradient_scale(self) -> float:
+        """By what half precision multiplies gradients until the optimiser steps, so that they do not vanish."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return 1.0 if scaler is None else scaler.get_scale()
+
+    def _step(self) -> None:
+        for slot, optimizer, scheduler in zip(self.network.slots, self.optimizers(), self.lr_schedulers(), strict=True):
             if self.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(slot.parameters(), self.gradient_clip)
+                nn.utils.clip_grad_norm_(slot.parameters(), self.gradient_clip * self._gradient_scale())
             optimizer.step()
             scheduler.step()
         if self.averages is not None:
@@ -177,7 +195,7 @@ class PairModule(TrunkModule):
         right = [view.right if own is target else self.task.right(output, target)
                  for view, own, output in zip(views, batch.targets, outputs, strict=True)]  # fmt: skip
         same = right[0] & right[1] if self.task.mode == "max" else right[0] == right[1]
-        valid = self.task.valid(target)
+        valid = views[0].valid
         agreed, count = (same & valid).sum(), valid.sum()
         means = torch.stack([torch.stack([loss.total, loss.supervised, loss.imitation, loss.truth]) for loss in losses])
         counts = torch.stack([torch.stack([loss.active, agreed, count]) for loss in losses])
@@ -234,3 +252,7 @@ class PairModule(TrunkModule):
 
     def _log(self, name: str, value: float) -> None:
         self.log(name, torch.tensor(value, dtype=torch.float64))  # of a plain number Lightning keeps seven digits
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -182,7 +182,7 @@ def draw_segmentations(loaded: LoadedRun, batch: PairBatch, outputs: list[Tensor
 def who_is_better(loaded: LoadedRun, batch: PairBatch, outputs: list[Tensor]) -> Tensor:
     """(B, *E) 1 or 2 where that model has the lower loss, else 0; what does not count is 0."""
     task, target = loaded.module.task, batch.targets[0]
-    first, second = (task.losses(output, target) for output in outputs)
+    first, second = (task.losses(task.answer(output), target) for output in outputs)
     better = torch.where(first < second, 1, torch.where(second < first, 2, 0))
     return better * task.valid(target)
 

@@ -31,7 +31,7 @@ from common.schema import validate
 from common.training import add_facts, write_summary
 from ssmo.curves import Curves
 from ssmo.data.base import SPLITS, PairBatch, PairData
-from ssmo.dynamics import Probe, gradients
+from ssmo.dynamics import Probe, gradients, probe
 from ssmo.methods import PairLoss
 from ssmo.module import SUMS, PairModule
 
@@ -271,14 +271,17 @@ class Stack:
         with sdpa_kernel(SDPBackend.MATH):  # the others have no rule for stacks
             losses, figures = vmap(self._losses, (0, 0, None))(self.states, batch, method.strength_at(epoch))
         self.sums += figures * batch[0].shape[1]
-        if method.probe_every and number % method.probe_every == 0:
-            self._probe(losses)
+        probing = method.probe_every and number % method.probe_every == 0
+        slots = [trainable(parameters) for parameters, _ in self.states]
+        imitation = [gradients(loss.imitation.sum(), own) for loss, own in zip(losses, slots)] if probing else []
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         sum(loss.total.sum() for loss in losses).backward()  # the seeds share nothing: to each its own gradient
-        for (parameters, _), optimizer, scheduler in zip(self.states, self.optimizers, self.schedulers, strict=True):
+        if probing:
+            self._probe(slots, imitation)
+        for parameters, optimizer, scheduler in zip(slots, self.optimizers, self.schedulers, strict=True):
             if self.module.gradient_clip is not None:
-                clip_each(trainable(parameters), self.module.gradient_clip)
+                clip_each(parameters, self.module.gradient_clip)
             optimizer.step()
             scheduler.step()
 
@@ -294,10 +297,11 @@ class Stack:
     def _outputs(self, states: list, x: Tensor) -> list[Tensor]:
         return [functional_call(slot, state, (x,)) for slot, state in zip(self.module.network.slots, states)]
 
-    def _probe(self, losses: list[PairLoss]) -> None:
-        for slot, ((parameters, _), loss) in enumerate(zip(self.states, losses, strict=True)):
-            for number, probe in enumerate(probe_each(loss, trainable(parameters), len(self.modules))):
-                self.probes[number][slot].append(probe)
+    def _probe(self, slots: list[list[Tensor]], imitation: list[list[Tensor]]) -> None:
+        for slot, (parameters, theirs) in enumerate(zip(slots, imitation, strict=True)):
+            total = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+            for own, found in zip(self.probes, probe(total, theirs), strict=True):
+                own[slot].append(found)
 
     def epoch_figures(self, epoch: int) -> list[dict[str, float]]:
         """Every seed's figures of the epoch just trained, validation and test included."""
@@ -338,18 +342,6 @@ def clip_each(parameters: Sequence[Tensor], limit: float) -> None:
     factor = (limit / (norm + 1e-6)).clamp_max(1)
     for gradient in found:
         gradient *= factor.view(-1, *[1] * (gradient.dim() - 1))
-
-
-def probe_each(loss: PairLoss, parameters: list[Tensor], num_seeds: int) -> list[Probe]:
-    """`dynamics.probe` of every seed; losses are (S,), parameters (S, …)."""
-    ours, theirs = (gradients(each.sum(), parameters) for each in (loss.supervised, loss.imitation))
-
-    def dot(left: list[Tensor], right: list[Tensor]) -> Tensor:
-        products = (a * b for a, b in zip(left, right, strict=True))
-        return sum(each.flatten(1).sum(1) if each.dim() else each.expand(num_seeds) for each in products)
-
-    columns = dot(ours, theirs), dot(ours, ours).sqrt(), dot(theirs, theirs).sqrt()
-    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _of_seed(data: PairData, seed: int) -> PairData:

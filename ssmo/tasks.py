@@ -1,6 +1,6 @@
 """The four tasks as adapters: what an element is, its losses, and the metric (ssmo specification, sections 1 and 4)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -8,6 +8,19 @@ from torch import Tensor
 from torch.nn import functional
 
 IGNORE = 255
+
+
+class Answer(NamedTuple):
+    """A model's output, and what its losses and distances are made of: log-probabilities of classes, else the output.
+
+    A pair step needs a model's log-probabilities in its own loss, in its distance to the peer and in the peer's to it.
+    """
+
+    output: Tensor
+    logs: Tensor
+
+    def detach(self) -> "Answer":
+        return Answer(self.output.detach(), self.logs.detach())
 
 
 class Task:
@@ -34,10 +47,13 @@ class Task:
         """Shape that the output for these targets must have."""
         raise NotImplementedError
 
-    def losses(self, output: Tensor, target: Tensor) -> Tensor:
+    def answer(self, output: Tensor) -> Answer:
         raise NotImplementedError
 
-    def distance(self, output: Tensor, peer: Tensor, kind: str, temperature: float) -> Tensor:
+    def losses(self, answer: Answer, target: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def distance(self, answer: Answer, peer: Answer, kind: str, temperature: float) -> Tensor:
         raise NotImplementedError
 
     def valid(self, target: Tensor) -> Tensor:
@@ -76,14 +92,19 @@ class _Classes(Task):
     def output_shape(self, target: Tensor) -> tuple[int, ...]:
         return (target.shape[0], self.num_classes, *target.shape[1:])
 
-    def losses(self, output: Tensor, target: Tensor) -> Tensor:
-        return functional.cross_entropy(output, target, ignore_index=self.ignored, reduction="none")
+    def answer(self, output: Tensor) -> Answer:
+        return Answer(output, functional.log_softmax(output, 1))
 
-    def distance(self, output: Tensor, peer: Tensor, kind: str, temperature: float) -> Tensor:
+    def losses(self, answer: Answer, target: Tensor) -> Tensor:
+        return functional.nll_loss(answer.logs, target, ignore_index=self.ignored, reduction="none")
+
+    def distance(self, answer: Answer, peer: Answer, kind: str, temperature: float) -> Tensor:
         """Peer as target: KL(q ‖ p) T², Jensen-Shannon in nats times T², or the mean squared difference of logits."""
         if kind == "mse_logits":
-            return ((output - peer) ** 2).mean(1)
-        log_p, log_q = (functional.log_softmax(logits / temperature, 1) for logits in (output, peer))
+            return ((answer.output - peer.output) ** 2).mean(1)
+        log_p, log_q = answer.logs, peer.logs
+        if temperature != 1:
+            log_p, log_q = (functional.log_softmax(each.output / temperature, 1) for each in (answer, peer))
         if kind == "kl":
             return (log_q.exp() * (log_q - log_p)).sum(1) * temperature**2
         # the mixture's part of the teacher is constant, as the teacher is
@@ -112,7 +133,7 @@ class Classification(_Classes):
         self.num_classes = num_classes
 
     def statistics(self, output: Tensor, target: Tensor) -> Tensor:
-        losses = self.losses(output, target)
+        losses = self.losses(self.answer(output), target)
         return torch.stack([self.valid(target).sum(), self.right(output, target).sum(), losses.double().sum()])
 
     def scores(self, statistics: Tensor) -> dict[str, float]:
@@ -154,13 +175,17 @@ class _Values(Task):
     def output_shape(self, target: Tensor) -> tuple[int, ...]:
         return tuple(target.shape)
 
-    def losses(self, output: Tensor, target: Tensor) -> Tensor:
-        return (output - target.nan_to_num(0.0)) ** 2
+    def answer(self, output: Tensor) -> Answer:
+        return Answer(output, output)
 
-    def distance(self, output: Tensor, peer: Tensor, kind: str, temperature: float) -> Tensor:
+    def losses(self, answer: Answer, target: Tensor) -> Tensor:
+        return (answer.output - target.nan_to_num(0.0)) ** 2
+
+    def distance(self, answer: Answer, peer: Answer, kind: str, temperature: float) -> Tensor:
         if kind == "huber":
-            return functional.huber_loss(output, peer, reduction="none")
-        return (output - peer).abs() if kind == "mae" else (output - peer) ** 2
+            return functional.huber_loss(answer.output, peer.output, reduction="none")
+        error = answer.output - peer.output
+        return error.abs() if kind == "mae" else error**2
 
     def valid(self, target: Tensor) -> Tensor:
         return ~target.isnan()

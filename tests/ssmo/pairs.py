@@ -112,13 +112,13 @@ class Rows(Recorder):
         pass
 
 
-def fit(folder: Path, module: PairModule, data: PointData, epochs: int = 2) -> list[dict[str, float]]:
+def fit(folder: Path, module: PairModule, data: PointData, epochs: int = 2, plugins=None) -> list[dict[str, float]]:
     """Train on the CPU; what metrics.csv says."""
     recorder = Rows(str(folder), "val/error", "min")
     trainer = lightning.Trainer(
         accelerator="cpu", max_epochs=epochs, callbacks=[recorder, StepSeed(data.seed), Curves(str(folder))],
         logger=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-        default_root_dir=folder,
+        default_root_dir=folder, plugins=plugins,
     )  # fmt: skip
     data.setup("fit")
     trainer.fit(module, datamodule=data)

@@ -6,42 +6,53 @@ import pytest
 import torch
 from torch import nn
 
-from ssmo.dynamics import probe, summarise
+from ssmo.dynamics import gradients, probe, summarise
 
 
 def parameter(*values):
     return nn.Parameter(torch.tensor(values))
 
 
+def probed(supervised, imitation, parameters):
+    total = gradients(supervised + imitation, parameters)
+    (found,) = probe(*([each[None] for each in part] for part in (total, gradients(imitation, parameters))))
+    return found
+
+
 def test_gradients_by_hand():
     weights, bias = parameter(1.0, 2.0), parameter(5.0)
     supervised = 3 * weights[0] + 4 * weights[1]
     imitation = -weights[0] + 2 * bias[0]
-    product, ours, theirs = probe(supervised, imitation, [weights, bias])
-    assert (product, ours, theirs) == pytest.approx((-3, 5, math.sqrt(5)))
+    assert probed(supervised, imitation, [weights, bias]) == pytest.approx((-3, 5, math.sqrt(5)))
 
 
 def test_complex_parameters_are_pairs_of_real_ones():
     weight = nn.Parameter(torch.tensor([1.0 + 2.0j]))
     supervised = 3 * weight.real.sum() + 4 * weight.imag.sum()
     imitation = 2 * weight.imag.sum()
-    assert probe(supervised, imitation, [weight]) == pytest.approx((8, 5, 2))
+    assert probed(supervised, imitation, [weight]) == pytest.approx((8, 5, 2))
 
 
 def test_a_loss_without_gradient_gives_zero():
     weight = parameter(1.0)
-    assert probe(weight.sum() * 2, torch.zeros(()), [weight]) == (0, 2, 0)
+    assert probed(weight.sum() * 2, torch.zeros(()), [weight]) == (0, 2, 0)
 
 
-def test_frozen_parameters_do_not_count():
-    weight, frozen = parameter(1.0), parameter(1.0).requires_grad_(False)
-    assert probe((weight * frozen).sum(), (2 * weight).sum(), [weight, frozen]) == (2, 1, 2)
+def test_what_is_only_the_rounding_of_a_sum_is_no_gradient():
+    imitation = [torch.tensor([[3.0, 4.0]])]
+    for rounding, expected in ((1.0, (0, 0, 5)), (1.0 + 1e-6, (0, 0, 5)), (2.0, (25, 5, 5))):
+        assert probe([rounding * imitation[0]], imitation) == [pytest.approx(expected)]
 
 
-def test_probing_leaves_graph_gradients_and_random_numbers_as_they_were():
+def test_models_in_a_stack_are_probed_one_by_one():
+    total, imitation = [torch.tensor([[3.0], [1.0]])], [torch.tensor([[1.0], [4.0]])]
+    assert probe(total, imitation) == [(2, 2, 1), (-12, 3, 4)]
+
+
+def test_gradients_leave_graph_parameters_and_random_numbers_as_they_were():
     weight, state = parameter(1.0, 2.0), torch.get_rng_state()
     loss = (weight**2).sum()
-    probe(loss, weight.sum(), [weight])
+    assert gradients(loss, [weight])[0].tolist() == [2, 4]
     assert weight.grad is None
     assert torch.equal(torch.get_rng_state(), state)
     loss.backward()

@@ -199,7 +199,7 @@ def test_without_strength_only_supervision_is_left():
 def test_identical_models_have_nothing_to_imitate(kind):
     task = Classification(3) if kind == "kl" else Series()
     output = torch.randn(5, 3, requires_grad=True)
-    distance = task.distance(output, output.detach().clone(), kind, 2.0).sum()
+    distance = task.distance(task.answer(output), task.answer(output.detach().clone()), kind, 2.0).sum()
     (gradient,) = torch.autograd.grad(distance, output)
     assert distance.item() == 0
     assert gradient.abs().max() <= (1e-7 if kind == "kl" else 0)
@@ -229,9 +229,10 @@ def notebook_values(output, peer, target):
 
 def view_of(task, method, output, peer, target):
     method.adapt(task)
+    answer, peers = task.answer(output), task.answer(peer)
     return Elements(
-        task.losses(output, target), task.losses(peer, target),
-        task.distance(output, peer, method.imitation, method.temperature), task.valid(target),
+        task.losses(answer, target), task.losses(peers, target),
+        task.distance(answer, peers, method.imitation, method.temperature), task.valid(target),
         torch.ones(len(target), *[1] * (target.dim() - 1), dtype=torch.bool), task.right(output, target),
         task.right(peer, target),
     )  # fmt: skip

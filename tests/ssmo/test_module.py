@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 from torch.nn import functional
 
@@ -149,6 +150,20 @@ def test_probing_changes_nothing(tmp_path, name):
     assert all(np.array_equal(without[key], probed[key]) for key in without)
     lines = [json.loads(line) for line in (tmp_path / "1" / "metrics.jsonl").read_text().splitlines()]
     assert [line["probes"] for line in lines if line["split"] == "train"] == [4, 4]
+
+
+@pytest.mark.slow
+def test_half_precision_clips_and_probes_what_full_precision_does(tmp_path):
+    trained, rows = [], []
+    for name in ("full", "half"):
+        module = module_for(method_of("ssmo_soft"), partial(Net, dropout=0.0), partial(Net, dropout=0.0), clip=0.1)
+        module.optimizer_factory = partial(torch.optim.SGD, lr=1.0)  # Adam would hide how long a gradient is
+        half = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
+        rows.append(fit(tmp_path / name, module, PointData(), plugins=[half] if name == "half" else None)[-1])
+        trained.append(weights(module))
+    torch.testing.assert_close(*trained, rtol=0.02, atol=0.005)
+    for figure in ("cos_mean_1", "gnorm_ratio_1", "loss_2"):
+        assert rows[0][f"train/{figure}"] == pytest.approx(rows[1][f"train/{figure}"], abs=0.01)
 
 
 def test_a_step_is_what_the_specification_says(tmp_path):

@@ -22,10 +22,11 @@ from kfashion.views import changed as changed_picture
 RATES = {"field_dropout": 0.2, "synonym": 1.0, "mixing": 0.5, "emphasis": 1.0}
 MIXUP = 0.2
 GRID = "augmented_pictures.png"
+Count = Annotated[int, Field(ge=1, le=100)]
 
 
 def augmentation(
-    runs: list[Run], split: Split, output: Path, data_dir: str | None, num_samples: Annotated[int, Field(ge=1, le=100)] = 5
+    runs: list[Run], split: Split, output: Path, data_dir: str | None, num_samples: Count = 5
 ) -> dict[str, Any]:
     """Samples of every kind of augmentation, how many records it changed, and what MixUp does to cosines.
 

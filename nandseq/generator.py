@@ -15,10 +15,14 @@ from torch.nn import functional
 
 from nandseq.codes import Rule
 from nandseq.profiles import Profile
-from nandseq.tokens import END, PAD, READ, UNKNOWN, LiveState, Vocabulary, Walks, decode
+from nandseq.recurrent import FastGRU
+from nandseq.tokens import END, ERASE, OPEN, PAD, PROGRAM, READ, UNKNOWN, LiveState, Vocabulary, Walks, decode
 
 StateFeatures = Literal["none", "state"]
 EXACT_PAGES = 24  # of a block that are told apart; sources are often done with a block at one of them
+LONGEST_ROW = 8  # programs in a row that are told apart
+NOTHING = 3  # in place of a block's last command
+Memory = tuple[Tensor, Tensor | None]  # of the GRU, and what was done lately
 
 
 class Policy(Protocol):
@@ -38,8 +42,10 @@ class TokenGRU(nn.Module):
         num_slots, num_ages: of the vocabulary.
         num_scenarios: kinds of sequence that can be asked for.
         pages: pages per block.
-        features: `state` also shows the newest page of every slot's block, which follows from the tokens so far;
-            `none` leaves the counting to the network. No verdict of a rule is shown either way.
+        features: `state` also shows the newest page of every slot's block and what was done to it lately (`Recent`),
+            which follow from the tokens so far; `none` leaves both to the network. No verdict of a rule is shown
+            either way.
+        slot_dim: D, numbers that describe a slot; all slots are described by the same tables.
     """
 
     def __init__(
@@ -50,22 +56,27 @@ class TokenGRU(nn.Module):
         pages: Annotated[int, Field(ge=1)],
         features: StateFeatures = "state",
         embedding_dim: Annotated[int, Field(ge=1)] = 32,
+        slot_dim: Annotated[int, Field(ge=1)] = 24,
         hidden_dim: Annotated[int, Field(ge=1)] = 96,
         num_layers: Annotated[int, Field(ge=1)] = 1,
     ):
         super().__init__()
         vocabulary = Vocabulary(num_slots, num_ages)
         self.num_cells, self.pages, self.features = max(num_ages, EXACT_PAGES) + 2, pages, features
-        self.state_dim = num_slots * (self.num_cells + 2) if features == "state" else 0
+        self.state_dim = num_slots * slot_dim if features == "state" else 0
         self.token = nn.Embedding(len(vocabulary) + 1, embedding_dim)  # the last one begins a sequence
         self.scenario = nn.Embedding(num_scenarios, embedding_dim)
-        self.gru = nn.GRU(embedding_dim + self.state_dim, hidden_dim, num_layers, batch_first=True)
+        if self.state_dim:
+            self.recent = Recent(vocabulary)
+            self.cell, self.page = nn.Embedding(self.num_cells + 1, slot_dim), nn.Linear(1, slot_dim)
+            self.lately = nn.Embedding(self.recent.num_codes, slot_dim)
+        self.gru = FastGRU(embedding_dim + self.state_dim, hidden_dim, num_layers, batch_first=True)
         self.hidden = nn.Linear(hidden_dim + self.state_dim, hidden_dim)
         self.out = nn.Linear(hidden_dim + self.state_dim, len(vocabulary))
 
     def forward(
-        self, previous: Tensor, newest: Tensor, scenario: Tensor, memory: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, previous: Tensor, newest: Tensor, scenario: Tensor, memory: Memory | None = None
+    ) -> tuple[Tensor, Memory]:
         """Logits (B, T, V) of each next token, and the memory to go on from.
 
         Args:
@@ -73,22 +84,67 @@ class TokenGRU(nn.Module):
             newest: (B, T, S) newest page of every slot's block by then, as in `LiveState`.
             scenario: (B,)
         """
+        states, codes = memory or (None, None)
         previous = torch.where(previous < 0, self.token.num_embeddings - 1, previous)
-        said = self.token(previous) + self.scenario(scenario)[:, None]
-        shown = [self.describe(newest)] if self.state_dim else []
-        output, memory = self.gru(torch.cat([said, *shown], -1), memory)
+        said, shown = self.token(previous) + self.scenario(scenario)[:, None], []
+        if self.state_dim:
+            lately, codes = self.recent(previous, codes)
+            shown = [self.describe(newest, lately)]
+        output, states = self.gru(torch.cat([said, *shown], -1), states)
         hidden = self.hidden(torch.cat([output, *shown], -1)).relu()
         # the state again, straight to the logits: which pages exist decides alone over most of the impossible reads
-        return self.out(torch.cat([hidden, *shown], -1)), memory
+        return self.out(torch.cat([hidden, *shown], -1)), (states, codes)
 
-    def describe(self, newest: Tensor) -> Tensor:
-        """(B, T, S·(C + 2)) what is shown of the state: per slot one of C cells (no erase seen, pages written up to
-        some number), the logarithm of the page, and whether the block is full."""
+    def describe(self, newest: Tensor, lately: Tensor) -> Tensor:
+        """(B, T, S·D) what is shown of the state: per slot one of C + 1 cells (no erase seen, pages written up to some
+        number, full), the logarithm of the page, and what was done lately, the three added up."""
         cell = (newest - UNKNOWN).clamp(max=self.num_cells - 1)
-        written = functional.one_hot(cell, self.num_cells).float()
+        cell = torch.where(newest + 1 >= self.pages, self.num_cells, cell)
         page = (newest.clamp(min=-1) + 2).float().log2() / 12
-        full = (newest + 1 >= self.pages).float()
-        return torch.cat([written, page[..., None], full[..., None]], -1).flatten(2)
+        return (self.cell(cell) + self.page(page[..., None]) + self.lately(lately)).flatten(2)
+
+
+class Recent(nn.Module):
+    """What was done to the block of every slot lately, as one number: a finite automaton that reads tokens.
+
+    The number stands for the block's last command (none, erase, program, read), how many pages behind the newest one
+    its last read was, and how many programs were in its latest row without a read between them. In the order of time
+    commands to other blocks come between, over which a recurrent memory has to carry all this.
+    """
+
+    def __init__(self, vocabulary: Vocabulary):
+        super().__init__()
+        ages = vocabulary.num_ages
+        shape = (4, ages + 1, LONGEST_ROW + 1)
+        self.num_codes, self.fresh = int(np.prod(shape)), int(np.ravel_multi_index((NOTHING, ages, 0), shape))
+        codes = np.arange(self.num_codes)
+        last, age, row = np.unravel_index(codes, shape)
+        longer = np.where(last == PROGRAM, np.minimum(row + 1, LONGEST_ROW), 1)
+        none, same = np.full_like(codes, ages), np.zeros_like(codes)
+        after = [
+            (same + ERASE, none, same),
+            (same + PROGRAM, np.minimum(age + 1, ages), longer),
+            (same + NOTHING, none, same),
+            *((same + READ, same + read, row) for read in range(ages)),
+        ]
+        table = np.stack([codes, *(np.ravel_multi_index(each, shape) for each in after)], 1)
+        size = len(vocabulary)
+        kind, slot, offset = vocabulary.kind[:size], vocabulary.slot[:size], vocabulary.offset[:size]
+        event = np.select([kind == ERASE, kind == PROGRAM, kind == OPEN, kind == READ], [1, 2, 3, 4 - offset], 0)
+        events = np.zeros((size + 1, vocabulary.num_slots), np.int64)  # of each slot; the last token begins a sequence
+        events[np.arange(size), slot] = event
+        self.num_events = table.shape[1]
+        self.register_buffer("table", torch.from_numpy(table.ravel()), persistent=False)
+        self.register_buffer("events", torch.from_numpy(events), persistent=False)
+
+    def forward(self, previous: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, T, S) the numbers after each of the tokens (B, T), and the last ones (B, S) to go on from."""
+        events, result = self.events[previous], []
+        codes = torch.full_like(events[:, 0], self.fresh) if codes is None else codes
+        for event in events.unbind(1):
+            codes = self.table[codes * self.num_events + event]
+            result.append(codes)
+        return torch.stack(result, 1), codes
 
 
 class NetworkPolicy:

@@ -9,8 +9,11 @@ from common.errors import UserError
 from common.schedules import constant
 from nandseq.codes import Rule
 from nandseq.generator import (
+    LONGEST_ROW,
+    NOTHING,
     CompatPolicy,
     NetworkPolicy,
+    Recent,
     Sampler,
     TokenGRU,
     UniformPolicy,
@@ -232,6 +235,21 @@ def test_without_state_the_network_sees_tokens_only():
     newest = torch.stack([state.newest, state.newest + 5], 0)[:, :1]
     assert torch.equal(*net(previous, newest, scenario)[0])
     assert not torch.equal(*network()(previous, newest, scenario)[0])
+
+
+def test_what_was_done_lately_is_told_slot_by_slot():
+    recent = Recent(WORDS)
+    words = ["erase 0", "program 0", "program 0", "erase 1", "read 0 age 1", "program 0", "open 0"]
+    tokens = [[WORDS.name(token) for token in range(len(WORDS))].index(word) for word in words]
+    codes, last = recent(torch.tensor([[len(WORDS), *tokens]]))
+    told = np.stack(np.unravel_index(codes[0].numpy(), (4, 6, LONGEST_ROW + 1)), -1)
+    none = [NOTHING, 5, 0]  # last command, age of the last read (5: none), programs in a row
+    first = [none, [0, 5, 0], [1, 5, 1], [1, 5, 2], [1, 5, 2], [2, 1, 2], [1, 2, 1], none]
+    assert told[:, 0].tolist() == first
+    assert told[:, 1].tolist() == 4 * [none] + 4 * [[0, 5, 0]]
+    assert (told[:, 2] == none).all()
+    halves = recent(torch.tensor([tokens[3:]]), recent(torch.tensor([tokens[:3]]))[1])
+    assert torch.equal(halves[1], last)
 
 
 def walk(op, page, block=None):

@@ -127,7 +127,8 @@ def explain(error: BaseException) -> str:
     if options:
         group, _, name = options.group(1).partition("/")
         known = configs.options(group)
-        return f"{group}={name}: no such option.{nearest(name, known)} There are {', '.join(known)}."
+        own = [each for each in known if each.startswith(f"{name.partition('/')[0]}/") and "/parts/" not in each]
+        return f"{group}={name}: no such option.{nearest(name, own or known)} There are {', '.join(own or known)}."
     cause = error.__cause__
     return text.splitlines()[0] + (f": {str(cause).splitlines()[0]}" if cause is not None else "")
 

@@ -152,6 +152,7 @@ def plan(matrix: MatrixConfig, config: DictConfig) -> list[Cell]:
     identify = instantiate(matrix.identify)
     cells: dict[str, Cell] = {}
     composed: dict[tuple[str, ...], DictConfig] = {}
+    right: set[str] = set()
     for settings in _settings(matrix.blocks):
         words = tuple(f"{key}={value}" for key, value in settings.items() if key in GROUPS and key != "experiment")
         key = (settings["experiment"], *words)
@@ -163,7 +164,11 @@ def plan(matrix: MatrixConfig, config: DictConfig) -> list[Cell]:
         for name, value in settings.items():
             if name not in GROUPS:
                 _set(own, name, value)
-        validate(own)
+        # a seed that was right for one run is right for all, and so is the rest for all seeds
+        parts = {f"seed={own.seed!r}", repr({name: value for name, value in settings.items() if name != "seed"})}
+        if not parts <= right:
+            validate(own)
+            right |= parts
         cell = Cell(identify(own), settings, own)
         if cell.name in cells:
             raise UserError(f"matrix.blocks: {settings} and {cells[cell.name].settings} are one and the same run.")
@@ -211,7 +216,8 @@ def _check_options(settings: dict[str, Any]) -> None:
     for group in GROUPS:
         if group in settings and settings[group] not in options(group):
             known = options(group)
-            raise UserError(f"{group}={settings[group]}: no such option.{nearest(settings[group], known)}")
+            hint = f"{nearest(settings[group], known)} There are {', '.join(known)}."
+            raise UserError(f"{group}={settings[group]}: no such option.{hint}")
 
 
 def _groups(matrix: MatrixConfig, cells: list[Cell], folder: Path) -> list[list[Cell]]:

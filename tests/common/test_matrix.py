@@ -64,6 +64,12 @@ def test_runs_can_be_left_out(tmp_path):
         ({"experiment": ["toy"], "model.hiden_dim": [1]}, {}, "model.hiden_dim: unknown key. Did you mean hidden_dim?"),
         ({"experiment": ["toy"], "modl.hidden_dim": [1]}, {}, "matrix.blocks: modl.hidden_dim: unknown key."),
         ({"experiment": ["toy"], "phase.epochs": [0]}, {}, "phase.epochs=0: input should be greater"),
+        ({"experiment": ["toy"], "seed": [0, -1]}, {}, "seed=-1: input should be greater"),
+        (
+            {"experiment": ["toy"], "phase.epochs": [1, 0], "seed": [0, 1]},
+            {},
+            "phase.epochs=0: input should be greater",
+        ),
         ({"seed": [1]}, {}, "matrix.blocks.0: name the experiments under `experiment`."),
         ({"experiment": []}, {}, "matrix.blocks.0.experiment: list should have at least 1 item"),
         ({"experiment": ["toy"]}, {"workers": 0}, "matrix.workers: input should be greater than or equal to 1"),

@@ -6,7 +6,9 @@ section 6.
 """
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -183,7 +185,8 @@ class IvfIndex(ExactIndex):
     def _train(self) -> None:
         count, dim = self._num_cells(), self.vectors.shape[1]
         trained = faiss.Kmeans(dim, count, niter=10, spherical=True, max_points_per_centroid=64)
-        trained.train(self.vectors)
+        with _all_cores():
+            trained.train(self.vectors)
         self._fill(trained.centroids, count)
 
     def _num_cells(self) -> int:
@@ -198,7 +201,8 @@ class IvfIndex(ExactIndex):
         quantizer = faiss.IndexFlatIP(dim)
         quantizer.add(centres)
         self.inverted = faiss.IndexIVFFlat(quantizer, dim, count, faiss.METRIC_INNER_PRODUCT)
-        self.inverted.add(self.vectors)
+        with _all_cores():
+            self.inverted.add(self.vectors)
         queries = self.vectors[np.random.default_rng(0).permutation(len(self))[:COMPARED]]
         exact = super()._nearest(queries, min(10, len(self)), None)[0]
         probes = 1
@@ -223,6 +227,17 @@ class IvfIndex(ExactIndex):
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {"centres": self.cells.centres, "probes": np.array(self.cells.probes)}
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """faiss works on all cores for this thread, whatever OMP_NUM_THREADS says of single searches."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 BACKENDS: dict[Backend, type[ExactIndex]] = {"exact": ExactIndex, "ivf": IvfIndex}

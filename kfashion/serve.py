@@ -86,6 +86,7 @@ def _options(words: list[str]) -> dict[str, Any]:
 
 def _serve(options: dict[str, Any]) -> None:
     """Answer at once; the models are loaded meanwhile. Raises UserError for what cannot be loaded or listened on."""
+    import gc
     import logging
     import signal
 
@@ -103,6 +104,7 @@ def _serve(options: dict[str, Any]) -> None:
     address = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
     # torch reads it when it is loaded: teams of threads that wait for each other on few cores burn ten times the work
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    gc.disable()  # until all is loaded: nothing of it is garbage, and looking for some takes a fifth of a start
     from kfashion.service.app import Settings, create_app
     from kfashion.service.loading import load_recommender
 
@@ -127,6 +129,9 @@ def _serve(options: dict[str, Any]) -> None:
         except Exception as error:
             failures.append(error)
             server.should_exit = True
+        finally:
+            gc.freeze()
+            gc.enable()
 
     if not given:
         print(f"X-API-Key: {key}", flush=True)

@@ -42,11 +42,14 @@ class Batcher(Generic[Query, Answer]):
     Args:
         work: queries → answers in the same order; an exception goes to all of them.
         most: queries in one batch.
+        thread: to work in, of one worker; batchers that share it work by turns, and batches are larger; None: an own.
     """
 
-    def __init__(self, work: Callable[[list[Query]], list[Answer]], most: int):
+    def __init__(
+        self, work: Callable[[list[Query]], list[Answer]], most: int, thread: ThreadPoolExecutor | None = None
+    ):
         self.work, self.most = work, most
-        self.thread = ThreadPoolExecutor(1)
+        self.thread = thread or ThreadPoolExecutor(1)
         self.waiting: list[tuple[Query, asyncio.Future]] = []
         self.working = False
 

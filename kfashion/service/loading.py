@@ -47,14 +47,15 @@ def load_recommender(run: Run, catalog: Path | None, data_dir: str | None, backe
     """
     if not run.finished:
         raise UserError(f"{run}: unfinished ({run.status.get('status', 'unknown')}); `python train.py resume={run}`.")
-    if run.config.module._target_ != "kfashion.module.AlignmentModule":
+    config = run.config
+    if config.module._target_ != "kfashion.module.AlignmentModule":
         raise UserError(f"{run}: aligns no attributes with images; take a run of kfashion_stage2.")
     folder = run.path / "service"
     trained = cache(lambda: _trained(run, data_dir))
     if not (folder / "encoder.pt").is_file():
         save_encoder(folder / "encoder.pt", trained(), {})
-    encoder = load_encoder(folder / "encoder.pt", run.config.facts.vocabulary, run.config.facts.encoder)
-    images: ImageEncoder = instantiate(run.config.data.encoder, _convert_="all")
+    encoder = load_encoder(folder / "encoder.pt", config.facts.vocabulary, config.facts.encoder)
+    images: ImageEncoder = instantiate(config.data.encoder, _convert_="all")
     if images.id != encoder.encoder:
         raise UserError(f"{run}: aligned with {encoder.encoder}, this machine has {images.id}; install those weights.")
     name = "demo" if catalog is None else hash_record({"catalog": str(catalog.absolute())})

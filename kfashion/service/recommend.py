@@ -8,6 +8,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -130,8 +131,9 @@ class Recommender:
         self.tokens = Counter(token for each in records for token in _tokens(each))
         self.records: RecordIndex | None = None
         self.writing, self.pictures = Lock(), asyncio.Semaphore(PICTURES_AT_ONCE)
-        self.record_vectors = Batcher(self._encode, SEARCHED_AT_ONCE)
-        self.searches = Batcher(self._search, SEARCHED_AT_ONCE)
+        thread = ThreadPoolExecutor(1)
+        self.record_vectors = Batcher(self._encode, SEARCHED_AT_ONCE, thread)
+        self.searches = Batcher(self._search, SEARCHED_AT_ONCE, thread)
         self.remembered: Remembered[str, np.ndarray] = Remembered()
         self.metrics.products.set_function(lambda: len(self.index))
 

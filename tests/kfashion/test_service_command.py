@@ -35,8 +35,8 @@ def mistake(words, capsys):
     [
         ("prot=1", "Did you mean port?"), ("--run", "unknown word"),
         ("port=http", "need a number"), ("port=70000", "need 1 to 65535"), ("rate=-1", "0 or more"),
-        ("backend=hnsw", "exact, ivf"), ("catalog.path=/nowhere", "no such folder"), ("run=/nowhere", "no config.yaml"), ("hosts=,", "names nobody"),
-        ("run=latest:kfashion_stag2", "no finished run"),
+        ("backend=hnsw", "exact, ivf"), ("catalog.path=/nowhere", "no such folder"), ("run=/nowhere", "no config.yaml"),
+        ("hosts=,", "names nobody"), ("run=latest:kfashion_stag2", "no finished run"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(word, answer, capsys, tmp_path):

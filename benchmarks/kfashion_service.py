@@ -387,7 +387,7 @@ async def measure(server: Server, tokens: dict[str, list[str]], options: argpars
     load = Load(server, tokens)
     wrong = await latencies(load, options.seconds)
     wrong += await mixed_load(load, options.mixed)
-    return wrong + await killed(load, options.products, options.kills)
+    return wrong + (await killed(load, options.products, options.kills) if options.kills else 0)
 
 
 def main(words: list[str] | None = None) -> int:
